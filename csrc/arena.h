@@ -1,0 +1,32 @@
+/*
+ * Table frames for a hosted process: one reserved address range a P2M, frames handed out from its
+ * start and recycled.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef P2MFAST_ARENA_H
+#define P2MFAST_ARENA_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct arena {
+    uint64_t *memory;
+    uint64_t frames;   /* reserved */
+    uint64_t in_range; /* frames handed out so far, recycled ones included: [0, in_range) */
+    uint64_t free;     /* recycled and not in use */
+    uint64_t recycled; /* head of their chain */
+};
+
+/* Reserve room for up to `frames` tables, fewer where the machine's memory is smaller. 0 or a
+ * negative enum p2mfast_error. */
+int arena_init(struct arena *arena, uint64_t frames);
+void arena_destroy(struct arena *arena);
+
+/* Frames [0, count), zeroed; once, before any other. */
+uint64_t arena_take_roots(struct arena *arena, unsigned count);
+bool arena_can_take(const struct arena *arena, uint64_t count);
+uint64_t arena_take(struct arena *arena, bool zeroed);
+void arena_give(struct arena *arena, uint64_t frame);
+
+#endif

@@ -1,0 +1,144 @@
+/*
+ * The P2M's life, its lock, its statistics, and the door for live changes.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "p2m.h"
+#include "vec.h"
+
+int p2m_init(struct p2mfast *p2m, const p2mfast_platform_t *platform,
+             const p2mfast_config_t *config)
+{
+    int error = geometry_init(&p2m->geometry, config->ipa_bits, config->pa_bits, config->vmid);
+
+    if (error)
+        return error;
+    p2m->platform = *platform;
+    p2m->vmid = config->vmid;
+    p2m->lowest_mapped_gfn = P2MFAST_INVALID_GFN;
+    p2m->max_mapped_gfn = 0;
+    p2m->max_tables = config->max_tables;
+    p2m->counted = 0;
+    p2m->stats = (p2mfast_stats_t){{0}, {0}, 0, 0, 0, 0};
+    p2m->sequence = 0;
+    p2m->stale = (struct span){0, 0};
+    p2m->retired = NO_FRAME;
+    p2m->root_frame = platform->take_roots(platform->context, p2m->geometry.root_pages);
+    if (p2m->root_frame == NO_FRAME)
+        return P2MFAST_ERROR_TABLES;
+    p2m->root = platform->memory + p2m->root_frame * TABLE_WORDS;
+    return 0;
+}
+
+void p2m_lock(struct p2mfast *p2m)
+{
+    if (p2m->platform.lock)
+        p2m->platform.lock(p2m->platform.context);
+}
+
+void p2m_unlock(struct p2mfast *p2m)
+{
+    if (p2m->platform.unlock)
+        p2m->platform.unlock(p2m->platform.context);
+}
+
+/* ---- The door ---- */
+
+void p2m_write_begin(struct p2mfast *p2m)
+{
+    __atomic_store_n(&p2m->sequence, p2m->sequence + 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+}
+
+void p2m_write_end(struct p2mfast *p2m)
+{
+    __atomic_store_n(&p2m->sequence, p2m->sequence + 1, __ATOMIC_RELEASE);
+}
+
+void p2m_invalidate(struct p2mfast *p2m, struct span span)
+{
+    p2m->stats.tlb_flushes++;
+    if (p2m->platform.invalidate_tlb)
+        p2m->platform.invalidate_tlb(p2m->platform.context, span.start, span.end - span.start);
+}
+
+void p2m_invalidate_stale(struct p2mfast *p2m)
+{
+    if (p2m->stale.start == p2m->stale.end)
+        return;
+    p2m_invalidate(p2m, p2m->stale);
+    p2m->stale = (struct span){0, 0};
+}
+
+void p2m_break(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t keep, struct span span,
+               enum invalidation invalidation)
+{
+    vec_keep_live(words, n, keep);
+    if (invalidation == INVALIDATE_NOTHING)
+        return;
+    if (p2m->platform.barrier)
+        p2m->platform.barrier(p2m->platform.context);
+    if (p2m->stale.start == p2m->stale.end) {
+        p2m->stale = span;
+    } else {
+        p2m->stale.start = min_u64(p2m->stale.start, span.start);
+        p2m->stale.end = max_u64(p2m->stale.end, span.end);
+    }
+    if (invalidation == INVALIDATE_NOW)
+        p2m_invalidate_stale(p2m);
+}
+
+void p2m_make(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t first, uint64_t step)
+{
+    /* What a new pointer leads to is complete before the pointer can be seen. */
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    vec_fill_live(words, n, first, step);
+    if (p2m->platform.barrier)
+        p2m->platform.barrier(p2m->platform.context);
+}
+
+/* ---- Facts ---- */
+
+int p2mfast_root_level(const p2mfast_t *p2m)
+{
+    return p2m->geometry.root_level;
+}
+
+unsigned p2mfast_root_pages(const p2mfast_t *p2m)
+{
+    return p2m->geometry.root_pages;
+}
+
+unsigned p2mfast_ipa_bits(const p2mfast_t *p2m)
+{
+    return p2m->geometry.ipa_bits;
+}
+
+uint64_t p2mfast_vtcr(const p2mfast_t *p2m)
+{
+    return p2m->geometry.vtcr;
+}
+
+uint64_t p2mfast_vttbr(const p2mfast_t *p2m)
+{
+    return geometry_vttbr(p2m->platform.base_mfn + p2m->root_frame, p2m->vmid);
+}
+
+uint64_t p2mfast_lowest_mapped_gfn(const p2mfast_t *p2m)
+{
+    return __atomic_load_n(&p2m->lowest_mapped_gfn, __ATOMIC_RELAXED);
+}
+
+uint64_t p2mfast_max_mapped_gfn(const p2mfast_t *p2m)
+{
+    if (p2m_is_empty(p2m))
+        return P2MFAST_INVALID_GFN;
+    return __atomic_load_n(&p2m->max_mapped_gfn, __ATOMIC_RELAXED);
+}
+
+void p2mfast_get_stats(p2mfast_t *p2m, p2mfast_stats_t *stats)
+{
+    p2m_lock(p2m);
+    *stats = p2m->stats;
+    p2m_unlock(p2m);
+}

@@ -1,0 +1,311 @@
+/*
+ * Access tracking: arm, resolve, harvest.
+ * After Xen's p2m_invalidate_root and p2m_resolve_translation_fault ("xen/arm: Track page accessed
+ * between batch of Set/Way operations"); harvest is ours: collect and arm in one step.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "p2m.h"
+#include "vec.h"
+
+/* Leaf tables one call of p2mfast_harvest goes through at most: it holds the lock. */
+#define HARVEST_TABLES 1024
+
+/* Accesses between two chances for another thread to take the lock. */
+#define ACCESSES_PER_LOCK 1024
+
+#define MAX_FAULT_AROUND 18
+
+/* ---- Arm ---- */
+
+int p2mfast_invalidate_root(p2mfast_t *p2m)
+{
+    p2m_lock(p2m);
+    p2m_break(p2m, p2m->root, level_words(&p2m->geometry, p2m->geometry.root_level), ~PTE_VALID,
+              p2m_whole(p2m), INVALIDATE_NOW);
+    p2m->stats.armed++;
+    p2m_unlock(p2m);
+    return 0;
+}
+
+/* ---- Resolve ---- */
+
+static void set_valid(struct p2mfast *p2m, uint64_t *word, uint64_t pte)
+{
+    p2m_make(p2m, word, 1, pte | PTE_VALID, 0);
+}
+
+/* Make what is mapped of `pages` valid in one last table. */
+static void set_valid_group(struct p2mfast *p2m, uint64_t *table, struct span pages)
+{
+    for (uint64_t gfn = pages.start; gfn < pages.end; gfn++) {
+        uint64_t *word = table + level_index(&p2m->geometry, LEAF_LEVEL, gfn);
+        uint64_t pte = pte_read(word);
+
+        if (pte_is_present(&p2m->geometry, pte) && !pte_is_valid(pte))
+            set_valid(p2m, word, pte);
+    }
+}
+
+static bool any_leaf(const struct p2mfast *p2m, const uint64_t *table, int level, struct span pages)
+{
+    const struct geometry *geometry = &p2m->geometry;
+    unsigned order = level_order(geometry, level);
+
+    for (uint64_t gfn = pages.start; gfn < pages.end; gfn = next_boundary(gfn, order)) {
+        uint64_t pte = pte_read(table + level_index(geometry, level, gfn));
+        struct span part = {gfn, min_u64(pages.end, next_boundary(gfn, order))};
+
+        if (pte_is_present(geometry, pte) &&
+            (!pte_is_table(pte, level) ||
+             any_leaf(p2m, p2m_next_table(p2m, pte), level + 1, part)))
+            return true;
+    }
+    return false;
+}
+
+/* Make what is mapped of `pages` reachable below one table. The invalid state of a table entry is
+ * pushed down to all its children first, and the entry becomes valid last: until then no walk can
+ * come by, so nothing below can be cached and no invalidation is due. */
+static void make_reachable(struct p2mfast *p2m, uint64_t *table, int level, struct span pages)
+{
+    const struct geometry *geometry = &p2m->geometry;
+    unsigned order = level_order(geometry, level);
+
+    if (level == LEAF_LEVEL) {
+        set_valid_group(p2m, table, pages);
+        return;
+    }
+    for (uint64_t gfn = pages.start; gfn < pages.end; gfn = next_boundary(gfn, order)) {
+        uint64_t *word = table + level_index(geometry, level, gfn);
+        uint64_t pte = pte_read(word);
+        struct span part = {gfn, min_u64(pages.end, next_boundary(gfn, order))};
+
+        if (!pte_is_present(geometry, pte))
+            continue;
+        if (pte_is_table(pte, level)) {
+            uint64_t *below = p2m_next_table(p2m, pte);
+
+            if (!any_leaf(p2m, below, level + 1, part))
+                continue;
+            if (!pte_is_valid(pte))
+                p2m_break(p2m, below, TABLE_WORDS, ~PTE_VALID, part, INVALIDATE_NOTHING);
+            make_reachable(p2m, below, level + 1, part);
+        }
+        if (!pte_is_valid(pte))
+            set_valid(p2m, word, pte);
+    }
+}
+
+static bool resolve_path(struct p2mfast *p2m, uint64_t gfn, unsigned order)
+{
+    struct span group = {align_down(gfn, order), next_boundary(gfn, order)};
+    struct walk walk;
+
+    if (p2m_walk(p2m, WALK_SOFTWARE, gfn, &walk) != WALK_LEAF)
+        return false;
+    group.end = min_u64(group.end, p2m->geometry.gfn_limit);
+    make_reachable(p2m, p2m->root, p2m->geometry.root_level, group);
+    return true;
+}
+
+/* Xen's way: the first invalid entry becomes valid, its state moves one level down. */
+static bool resolve_level(struct p2mfast *p2m, uint64_t gfn, unsigned order)
+{
+    const struct geometry *geometry = &p2m->geometry;
+    uint64_t *table = p2m->root;
+
+    if (gfn > p2m->max_mapped_gfn)
+        return false;
+    for (int level = geometry->root_level;; level++) {
+        uint64_t *word = table + level_index(geometry, level, gfn);
+        uint64_t pte = pte_read(word);
+        unsigned level_pages_order = level_order(geometry, level);
+
+        if (!pte_is_present(geometry, pte))
+            return false;
+        if (pte_is_table(pte, level)) {
+            uint64_t *below = p2m_next_table(p2m, pte);
+
+            if (pte_is_valid(pte)) {
+                table = below;
+                continue;
+            }
+            p2m_break(p2m, below, TABLE_WORDS, ~PTE_VALID,
+                      span_of(align_down(gfn, level_pages_order), level_pages(geometry, level)),
+                      INVALIDATE_NOW);
+        }
+        if (!pte_is_valid(pte))
+            set_valid(p2m, word, pte);
+        if (level == LEAF_LEVEL && order) {
+            unsigned group = order < 9 ? order : 9;
+
+            set_valid_group(p2m, table,
+                            (struct span){align_down(gfn, group), next_boundary(gfn, group)});
+        }
+        return true;
+    }
+}
+
+static bool resolve(struct p2mfast *p2m, uint64_t gfn, unsigned depth, unsigned order)
+{
+    bool resolved = depth == P2MFAST_DEPTH_PATH ? resolve_path(p2m, gfn, order)
+                                                : resolve_level(p2m, gfn, order);
+
+    p2m->stats.resolved += resolved;
+    return resolved;
+}
+
+static int check_resolve(unsigned depth, unsigned order)
+{
+    return depth > P2MFAST_DEPTH_PATH || order > MAX_FAULT_AROUND ? P2MFAST_ERROR_ARGUMENT : 0;
+}
+
+int p2mfast_resolve_translation_faults(p2mfast_t *p2m, const uint64_t *gfns, size_t n,
+                                       unsigned depth, unsigned order, uint8_t *resolved)
+{
+    uint64_t limit = p2m->geometry.gfn_limit;
+    int error = check_resolve(depth, order);
+
+    for (size_t i = 0; !error && i < n; i++)
+        if (gfns[i] >= limit)
+            error = P2MFAST_ERROR_RANGE;
+    if (error)
+        return error;
+    p2m_lock(p2m);
+    for (size_t i = 0; i < n; i++)
+        resolved[i] = resolve(p2m, __atomic_load_n(&gfns[i], __ATOMIC_RELAXED) & (limit - 1),
+                              depth, order);
+    p2m_unlock(p2m);
+    return 0;
+}
+
+int p2mfast_resolve_translation_fault(p2mfast_t *p2m, uint64_t gfn, unsigned depth, unsigned order)
+{
+    uint8_t resolved = 0;
+    int error = p2mfast_resolve_translation_faults(p2m, &gfn, 1, depth, order, &resolved);
+
+    return error ? error : resolved;
+}
+
+/* ---- A guest's accesses ---- */
+
+/* One access; returns the fault that is left. Each resolved fault makes one more descriptor on the
+ * way valid, so the loop ends. */
+static uint8_t access_one(struct p2mfast *p2m, uint64_t ipa, unsigned kind, int resolves,
+                          unsigned depth, unsigned order, uint8_t *traps)
+{
+    p2mfast_translation_t result;
+
+    *traps = 0;
+    for (;;) {
+        p2mfast_translate(p2m, ipa, kind, &result);
+        if (result.fault != P2MFAST_FAULT_TRANSLATION || !resolves ||
+            ipa >> p2m->geometry.ipa_bits || !resolve(p2m, ipa >> PAGE_SHIFT, depth, order))
+            return result.fault;
+        ++*traps;
+    }
+}
+
+int p2mfast_access_many(p2mfast_t *p2m, const uint64_t *ipas, const uint8_t *kinds, size_t n,
+                        int resolves, unsigned depth, unsigned order, uint8_t *traps,
+                        uint8_t *faults)
+{
+    int error = check_resolve(depth, order);
+
+    for (size_t i = 0; !error && i < n; i++)
+        if (!kinds[i] || kinds[i] > 7)
+            error = P2MFAST_ERROR_ARGUMENT;
+    if (error)
+        return error;
+    for (size_t i = 0; i < n;) {
+        size_t end = n - i < ACCESSES_PER_LOCK ? n : i + ACCESSES_PER_LOCK;
+
+        p2m_lock(p2m);
+        for (; i < end; i++)
+            faults[i] = access_one(p2m, __atomic_load_n(&ipas[i], __ATOMIC_RELAXED), kinds[i],
+                                   resolves, depth, order, &traps[i]);
+        p2m_unlock(p2m);
+    }
+    return 0;
+}
+
+/* ---- Harvest ---- */
+
+struct harvest {
+    p2mfast_run_t *runs;
+    size_t capacity;
+    size_t n;
+    unsigned tables_left;
+};
+
+static bool collect_table(struct p2mfast *p2m, struct harvest *harvest, uint64_t *table, int level,
+                          uint64_t gfn);
+
+/* Collect the reachable RAM of one valid entry; false: no room for all of it. */
+static bool collect_entry(struct p2mfast *p2m, struct harvest *harvest, uint64_t pte, int level,
+                          uint64_t gfn)
+{
+    if (pte_is_table(pte, level)) {
+        if (level + 1 == LEAF_LEVEL && !harvest->tables_left--) {
+            harvest->tables_left = 0;
+            return false;
+        }
+        return collect_table(p2m, harvest, p2m_next_table(p2m, pte), level + 1, gfn);
+    }
+    if (!pte_is_any_ram(pte))
+        return true;
+    return run_append(harvest->runs, harvest->capacity, &harvest->n, gfn,
+                      pte_mfn(&p2m->geometry, pte), level_pages(&p2m->geometry, level));
+}
+
+/* The caller arms a table that was collected whole by clearing the entry above it. In one that was
+ * not, what was collected is armed here, and what was not stays reachable. */
+static bool collect_table(struct p2mfast *p2m, struct harvest *harvest, uint64_t *table, int level,
+                          uint64_t gfn)
+{
+    uint64_t pages = level_pages(&p2m->geometry, level);
+
+    for (unsigned i = 0; i < TABLE_WORDS; i++) {
+        uint64_t pte = pte_read(&table[i]);
+
+        if (!pte_is_valid(pte) || collect_entry(p2m, harvest, pte, level, gfn + i * pages))
+            continue;
+        if (i)
+            p2m_break(p2m, table, i, ~PTE_VALID, span_of(gfn, i * pages), INVALIDATE_LATER);
+        return false;
+    }
+    return true;
+}
+
+int p2mfast_harvest(p2mfast_t *p2m, uint64_t *cursor, p2mfast_run_t *runs, size_t capacity,
+                    size_t *n)
+{
+    const struct geometry *geometry = &p2m->geometry;
+    struct harvest harvest = {runs, capacity, 0, HARVEST_TABLES};
+    uint64_t pages = level_pages(geometry, geometry->root_level);
+    uint64_t words = level_words(geometry, geometry->root_level);
+    /* Go on from the start of a root entry: what was touched since in its collected part must be
+     * collected too, before the entry is cleared. */
+    uint64_t i = *cursor >> level_order(geometry, geometry->root_level);
+
+    *n = 0;
+    if (!capacity || i > words)
+        return P2MFAST_ERROR_ARGUMENT;
+    p2m_lock(p2m);
+    for (; i < words; i++) {
+        uint64_t pte = pte_read(&p2m->root[i]);
+
+        if (!pte_is_valid(pte))
+            continue;
+        if (!collect_entry(p2m, &harvest, pte, geometry->root_level, i * pages))
+            break;
+        p2m_break(p2m, &p2m->root[i], 1, ~PTE_VALID, span_of(i * pages, pages), INVALIDATE_LATER);
+    }
+    p2m->stats.armed += i == words;
+    p2m_invalidate_stale(p2m);
+    p2m_unlock(p2m);
+    *cursor = i * pages;
+    *n = harvest.n;
+    return i == words ? 0 : 1;
+}

@@ -1,0 +1,37 @@
+"""p2mfast: an Arm stage-2 page-table engine with Xen's P2M semantics."""
+
+from p2mfast._engine import P2M
+from p2mfast.errors import MappingMismatch, OutOfRange, OutOfTables, P2MError, Stage2Fault
+from p2mfast.types import (
+    INVALID_MFN,
+    Access,
+    Attributes,
+    Entry,
+    EventKind,
+    FaultKind,
+    Flush,
+    P2MType,
+    Stats,
+    Translation,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "INVALID_MFN",
+    "P2M",
+    "Access",
+    "Attributes",
+    "Entry",
+    "EventKind",
+    "FaultKind",
+    "Flush",
+    "MappingMismatch",
+    "OutOfRange",
+    "OutOfTables",
+    "P2MError",
+    "P2MType",
+    "Stage2Fault",
+    "Stats",
+    "Translation",
+]

@@ -1,0 +1,34 @@
+"""The extension modules; everything else is in pyproject.toml."""
+
+import os
+import sys
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+CORE = ["check", "flush", "geometry", "listing", "lookup", "p2m", "reclaim", "track", "update", "vec"]
+HOSTED = ["arena", "hosted"]
+
+# Distutils brings -O2 -g and exports every symbol: what comes last on the command line wins.
+# Never -march=native: a wheel runs elsewhere.
+flags = ["-std=c11", "-O3", "-g0", "-fvisibility=hidden", "-fno-semantic-interposition"]
+link = [] if sys.platform == "darwin" else ["-Wl,-s"]
+
+# For the sanitizers' and the warnings' runs in CI.
+flags += os.environ.get("P2MFAST_EXTRA_CFLAGS", "").split()
+
+engine = Extension(
+    "p2mfast._engine",
+    sources=["p2mfast/_engine.pyx", *(f"csrc/{name}.c" for name in CORE + HOSTED)],
+    include_dirs=["csrc", "csrc/include", np.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+    extra_compile_args=flags,
+    extra_link_args=link,
+    depends=[
+        *(f"csrc/{name}.h" for name in ("arena", "descriptor", "geometry", "p2m", "platform", "vec", "walk")),
+        "csrc/include/p2mfast/p2mfast.h",
+    ],
+)
+
+setup(ext_modules=cythonize([engine], compiler_directives={"language_level": 3}))
