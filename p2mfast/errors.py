@@ -78,3 +78,19 @@ class AddressBeyondSpace(Stage2Fault, OutOfRange):
     def __init__(self, ipa: int, access: str) -> None:
         Stage2Fault.__init__(self, ipa, 0, FaultKind.TRANSLATION, access)
         self.value = ipa
+
+
+class OutOfFrames(P2MError, MemoryError):
+    """The host has too few free machine frames for the request."""
+
+
+class OutOfVmids(P2MError):
+    """Every VMID of the host is in use."""
+
+
+class DomainStateError(P2MError):
+    """The domain is in no state for the call: dying, or not paused."""
+
+
+class TraceError(P2MError, ValueError):
+    """A file is no recorded guest that this version can replay."""

@@ -1,0 +1,140 @@
+"""The machine: its frames, its VMIDs, its domains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+from p2mfast._engine import P2M
+from p2mfast.errors import OutOfVmids
+from p2mfast.hypervisor.domain import Arch, Bank, Domain, xen_layout
+from p2mfast.hypervisor.frames import Extent, FrameAllocator
+from p2mfast.hypervisor.policy import Policy
+from p2mfast.units import PAGE_SIZE, format_size, parse_size
+
+# The machine's RAM starts at 2 GiB, far below the engine's default place for tables.
+_RAM_BASE_MFN = 0x8_0000
+
+
+class Host:
+    """A machine that runs domains.
+
+    Parameters
+    ----------
+    memory : str or int
+        Its RAM: "16GiB", or bytes.
+    vmid_bits : 8 or 16
+        VMID 0 is the hypervisor's.
+
+    Raises ValueError or TypeError naming the argument.
+    """
+
+    def __init__(self, memory: str | int = "16GiB", vmid_bits: int = 8) -> None:
+        if vmid_bits not in (8, 16):
+            raise ValueError(f"vmid_bits must be 8 or 16, not {vmid_bits!r}")
+        self.memory = parse_size(memory, "memory")
+        self.vmid_bits = vmid_bits
+        self._frames = FrameAllocator(_RAM_BASE_MFN, self.memory // PAGE_SIZE)
+        self._next_id = 1
+        self.domains: dict[int, Domain] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"<Host: {format_size(self.memory)}, {self.free_frames} frames free,"
+            f" {len(self.domains)} domains>"
+        )
+
+    @property
+    def free_frames(self) -> int:
+        """Machine frames that no domain owns."""
+        return self._frames.free
+
+    def create_domain(
+        self,
+        memory: str | int = "1GiB",
+        vcpus: int = 1,
+        bits: int = 64,
+        policy: Policy | None = None,
+        *,
+        arch: Arch = "arm",
+        layout: Sequence[Bank] | None = None,
+        page_order: int = 18,
+        ipa_bits: int = 40,
+    ) -> Domain:
+        """A paused domain with its RAM mapped.
+
+        Parameters
+        ----------
+        memory
+            Its RAM: "1GiB", or bytes.
+        vcpus, bits
+            How many vCPUs, and whether the guest is of 32 or 64 bits.
+        policy
+            How its accesses are tracked; the default :class:`Policy` if None.
+        arch
+            Whose hook runs when the creation finishes; that of "x86" does nothing.
+        layout
+            Banks of guest RAM as (first GFN, pages) whose pages add up to ``memory``; where Xen
+            puts it (from 1 GiB up) if None.
+        page_order
+            Largest mapping of guest RAM: 0 (4 KiB), 9 (2 MiB) or 18 (1 GiB).
+        ipa_bits
+            As :class:`P2M`'s.
+
+        Raises OutOfFrames, OutOfVmids, ValueError, TypeError; nothing is created then.
+        """
+        pages = parse_size(memory, "memory") // PAGE_SIZE
+        if isinstance(vcpus, bool) or not isinstance(vcpus, int):
+            raise TypeError(f"vcpus must be an integer, not {vcpus!r}")
+        if vcpus < 1:
+            raise ValueError(f"vcpus must be at least 1, not {vcpus!r}")
+        if bits not in (32, 64):
+            raise ValueError(f"bits must be 32 or 64, not {bits!r}")
+        if arch not in get_args(Arch):
+            raise ValueError(f"arch must be one of {', '.join(get_args(Arch))}, not {arch!r}")
+        if page_order not in (0, 9, 18):
+            raise ValueError(f"page_order must be 0, 9 or 18, not {page_order!r}")
+        banks = xen_layout(pages) if layout is None else list(layout)
+        if sum(nr for _, nr in banks) != pages:
+            raise ValueError(f"layout {banks!r} must add up to memory, {pages} pages")
+        p2m = P2M(ipa_bits, vmid=self._free_vmid())
+        domain = Domain(
+            self,
+            self._next_id,
+            p2m,
+            vcpus=vcpus,
+            bits=bits,
+            policy=Policy() if policy is None else policy,
+            arch=arch,
+            page_order=page_order,
+        )
+        try:
+            domain.populate_layout(banks)
+        except Exception:
+            self.return_frames(domain.extents)
+            raise
+        self.domains[domain.id] = domain
+        self._next_id += 1
+        return domain
+
+    def _free_vmid(self) -> int:
+        used = {domain.p2m.vmid for domain in self.domains.values()}
+        for vmid in range(1, 1 << self.vmid_bits):
+            if vmid not in used:
+                return vmid
+        raise OutOfVmids(f"all {(1 << self.vmid_bits) - 1} VMIDs are in use")
+
+    # ---- What the domains ask for ----
+
+    def allocate_frames(self, nr: int, order: int) -> list[Extent]:
+        """``nr`` machine frames in extents aligned to 2**order wherever one can. Raises
+        OutOfFrames."""
+        return self._frames.allocate(nr, order)
+
+    def return_frames(self, extents: Sequence[Extent]) -> None:
+        """Extents that nobody maps any more."""
+        self._frames.release(extents)
+
+    def release(self, domain: Domain) -> None:
+        """A destroyed domain is gone: its id and its VMID are free."""
+        del self.domains[domain.id]
