@@ -7,7 +7,18 @@ import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-CORE = ["check", "flush", "geometry", "listing", "lookup", "p2m", "reclaim", "track", "update", "vec"]
+CORE = [
+    "check",
+    "flush",
+    "geometry",
+    "listing",
+    "lookup",
+    "p2m",
+    "reclaim",
+    "track",
+    "update",
+    "vec",
+]
 HOSTED = ["arena", "hosted"]
 
 # Distutils brings -O2 -g and exports every symbol: what comes last on the command line wins.
@@ -16,7 +27,9 @@ flags = ["-std=c11", "-O3", "-g0", "-fvisibility=hidden", "-fno-semantic-interpo
 link = [] if sys.platform == "darwin" else ["-Wl,-s"]
 
 # For the sanitizers' and the warnings' runs in CI.
-flags += os.environ.get("P2MFAST_EXTRA_CFLAGS", "").split()
+extra = os.environ.get("P2MFAST_EXTRA_CFLAGS", "").split()
+flags += extra
+link += [flag for flag in extra if flag.startswith("-fsanitize")]
 
 engine = Extension(
     "p2mfast._engine",
@@ -26,7 +39,10 @@ engine = Extension(
     extra_compile_args=flags,
     extra_link_args=link,
     depends=[
-        *(f"csrc/{name}.h" for name in ("arena", "descriptor", "geometry", "p2m", "platform", "vec", "walk")),
+        *(
+            f"csrc/{name}.h"
+            for name in ("arena", "descriptor", "geometry", "p2m", "platform", "vec", "walk")
+        ),
         "csrc/include/p2mfast/p2mfast.h",
     ],
 )

@@ -42,7 +42,8 @@
 #define MEMATTR_NORMAL_NC 0x5u
 #define MEMATTR_NORMAL_WB 0xfu
 
-/* A table pointer carries the attributes of ordinary RAM, as Xen writes it; the MMU ignores them. */
+/* A table pointer carries the attributes of ordinary RAM, as Xen writes it; the MMU ignores them.
+ */
 #define PTE_TABLE_POINTER                                                                          \
     ((uint64_t)P2MFAST_RAM_RW << PTE_TYPE_SHIFT | PTE_AF | (uint64_t)SH_INNER << PTE_SH_SHIFT |    \
      PTE_WRITE | PTE_READ | (uint64_t)MEMATTR_NORMAL_WB << PTE_MEMATTR_SHIFT | PTE_TABLE |         \
@@ -106,8 +107,8 @@ static inline uint64_t pte_mfn(const struct geometry *geometry, uint64_t pte)
  * fetches (Arm ARM D8.4.2, stage 2 data and instruction permissions). */
 static inline bool pte_permits(uint64_t pte, unsigned access)
 {
-    unsigned granted = (pte & PTE_READ ? 1u : 0) | (pte & PTE_WRITE ? 2u : 0) |
-                       (pte & PTE_XN ? 0 : 4u);
+    unsigned granted =
+        (pte & PTE_READ ? 1u : 0) | (pte & PTE_WRITE ? 2u : 0) | (pte & PTE_XN ? 0 : 4u);
 
     return (access & ~granted) == 0;
 }
@@ -135,13 +136,13 @@ static inline uint64_t pte_attributes(unsigned type, unsigned access)
     /* What each access leaves, as R 1, W 2, X 4: the three that change by themselves start with
      * their first part. */
     static const uint8_t allowed[P2MFAST_ACCESS_COUNT] = {
-        [P2MFAST_ACCESS_N] = 0,     [P2MFAST_ACCESS_R] = 1,     [P2MFAST_ACCESS_W] = 2,
-        [P2MFAST_ACCESS_RW] = 3,    [P2MFAST_ACCESS_X] = 4,     [P2MFAST_ACCESS_RX] = 5,
-        [P2MFAST_ACCESS_WX] = 6,    [P2MFAST_ACCESS_RWX] = 7,   [P2MFAST_ACCESS_RX2RW] = 5,
+        [P2MFAST_ACCESS_N] = 0,     [P2MFAST_ACCESS_R] = 1,    [P2MFAST_ACCESS_W] = 2,
+        [P2MFAST_ACCESS_RW] = 3,    [P2MFAST_ACCESS_X] = 4,    [P2MFAST_ACCESS_RX] = 5,
+        [P2MFAST_ACCESS_WX] = 6,    [P2MFAST_ACCESS_RWX] = 7,  [P2MFAST_ACCESS_RX2RW] = 5,
         [P2MFAST_ACCESS_N2RWX] = 0, [P2MFAST_ACCESS_R_PW] = 1,
     };
-    unsigned rights = allowed[access] & (1u | (read_only >> type & 1 ? 0 : 2u) |
-                                         (executable >> type & 1 ? 4u : 0));
+    unsigned rights = allowed[access] &
+                      (1u | (read_only >> type & 1 ? 0 : 2u) | (executable >> type & 1 ? 4u : 0));
     uint64_t pte = PTE_VALID | PTE_AF | (uint64_t)type << PTE_TYPE_SHIFT;
 
     pte |= (uint64_t)(memattr[type] ? memattr[type] : MEMATTR_NORMAL_WB) << PTE_MEMATTR_SHIFT;

@@ -22,14 +22,14 @@ struct geometry {
     uint8_t ipa_bits;
     uint8_t pa_bits;
     int8_t root_level;
-    uint16_t root_pages;    /* concatenated root tables */
-    uint8_t order[LEVELS];  /* log2 pages that one entry maps, by level - MIN_LEVEL */
-    uint64_t gfn_limit;     /* first GFN beyond the IPA space */
-    uint64_t mfn_limit;     /* first MFN that no descriptor can hold */
-    uint64_t index_mask;    /* of a table below the root */
-    uint64_t root_mask;     /* of the root tables, taken as one */
-    uint64_t address_mask;  /* descriptor bits that hold a frame */
-    uint64_t type_mask;     /* descriptor bits that hold the p2m type */
+    uint16_t root_pages;   /* concatenated root tables */
+    uint8_t order[LEVELS]; /* log2 pages that one entry maps, by level - MIN_LEVEL */
+    uint64_t gfn_limit;    /* first GFN beyond the IPA space */
+    uint64_t mfn_limit;    /* first MFN that no descriptor can hold */
+    uint64_t index_mask;   /* of a table below the root */
+    uint64_t root_mask;    /* of the root tables, taken as one */
+    uint64_t address_mask; /* descriptor bits that hold a frame */
+    uint64_t type_mask;    /* descriptor bits that hold the p2m type */
     uint64_t vtcr;
 };
 

@@ -178,8 +178,7 @@ static uint64_t frames_to_reserve(const struct geometry *geometry, const p2mfast
     uint64_t tables = min_u64(geometry_all_tables(geometry), config->max_tables);
     uint64_t frames = min_u64(tables + geometry->root_pages, MAX_ARENA_BYTES / TABLE_BYTES);
 
-    if (base % geometry->root_pages || base >= physical ||
-        physical - base < geometry->root_pages)
+    if (base % geometry->root_pages || base >= physical || physical - base < geometry->root_pages)
         return 0;
     return min_u64(frames, physical - base);
 }

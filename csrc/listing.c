@@ -28,8 +28,7 @@ static void list_words(const struct p2mfast *p2m, struct listing *listing, const
             continue;
         if (level == listing->level) {
             if (listing->n < listing->capacity)
-                listing->words[listing->n] =
-                    (p2mfast_word_t){first, pte, (int8_t)level, {0}};
+                listing->words[listing->n] = (p2mfast_word_t){first, pte, (int8_t)level, {0}};
             listing->n++;
         } else if (pte_is_present(geometry, pte) && pte_is_table(pte, level)) {
             list_words(p2m, listing, p2m_next_table(p2m, pte), level + 1, first);
@@ -70,8 +69,8 @@ static void add_mapping(struct listing *listing, p2mfast_mapped_run_t run)
     *last = run;
 }
 
-static void list_mappings(const struct p2mfast *p2m, struct listing *listing,
-                          const uint64_t *table, int level, uint64_t gfn)
+static void list_mappings(const struct p2mfast *p2m, struct listing *listing, const uint64_t *table,
+                          int level, uint64_t gfn)
 {
     const struct geometry *geometry = &p2m->geometry;
     uint64_t words = level_words(geometry, level);

@@ -23,8 +23,8 @@ static void read_entry(const struct p2mfast *p2m, uint64_t gfn, p2mfast_entry_t 
     uint64_t max = __atomic_load_n(&p2m->max_mapped_gfn, __ATOMIC_RELAXED);
     struct walk walk;
 
-    *entry = (p2mfast_entry_t){P2MFAST_INVALID_MFN, P2MFAST_INVALID, 0, 0, 0, P2MFAST_NO_ACCESS,
-                               {0}};
+    *entry =
+        (p2mfast_entry_t){P2MFAST_INVALID_MFN, P2MFAST_INVALID, 0, 0, 0, P2MFAST_NO_ACCESS, {0}};
     if (gfn > max) {
         entry->order = (uint8_t)order_above_max(geometry, gfn, max);
         return;

@@ -35,8 +35,8 @@ struct p2mfast {
     uint32_t sequence;
 
     /* Of the update under way: */
-    struct span stale;   /* translations that went and are not yet invalidated; empty: none */
-    uint64_t retired;    /* head of the chain of unlinked tables, given back after that */
+    struct span stale; /* translations that went and are not yet invalidated; empty: none */
+    uint64_t retired;  /* head of the chain of unlinked tables, given back after that */
 };
 
 /* Build a P2M in place: `p2m` is memory of the caller's, tables come from the platform, whose

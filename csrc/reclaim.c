@@ -18,7 +18,8 @@ void p2m_report_removed(struct p2mfast *p2m, uint64_t pte, int level, uint64_t g
 }
 
 /* The chain runs through word 0 of each retired table. The word holds the next frame + 1 where a
- * descriptor has its address, with type and bit 0 clear: to a walker that comes late it is a hole. */
+ * descriptor has its address, with type and bit 0 clear: to a walker that comes late it is a hole.
+ */
 static void push_retired(struct p2mfast *p2m, uint64_t *table)
 {
     __atomic_store_n(&table[0], (p2m->retired + 1) << PAGE_SHIFT, __ATOMIC_RELAXED);
@@ -72,8 +73,8 @@ static uint64_t remove_leaves(struct p2mfast *p2m, uint64_t *gfn, uint64_t end, 
     enum walk_outcome outcome = p2m_walk(p2m, WALK_SOFTWARE, *gfn, &walk);
     unsigned order = level_order(geometry, walk.level);
     uint64_t start = align_down(*gfn, order);
-    uint64_t *table = walk.level == geometry->root_level ? p2m->root
-                                                         : p2m_table(p2m, walk.table_mfn);
+    uint64_t *table =
+        walk.level == geometry->root_level ? p2m->root : p2m_table(p2m, walk.table_mfn);
     uint64_t *words = table + level_index(geometry, walk.level, *gfn);
     uint64_t n = 1;
     uint64_t any;

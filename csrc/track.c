@@ -57,8 +57,7 @@ static bool any_leaf(const struct p2mfast *p2m, const uint64_t *table, int level
         struct span part = {gfn, min_u64(pages.end, next_boundary(gfn, order))};
 
         if (pte_is_present(geometry, pte) &&
-            (!pte_is_table(pte, level) ||
-             any_leaf(p2m, p2m_next_table(p2m, pte), level + 1, part)))
+            (!pte_is_table(pte, level) || any_leaf(p2m, p2m_next_table(p2m, pte), level + 1, part)))
             return true;
     }
     return false;
@@ -174,8 +173,8 @@ int p2mfast_resolve_translation_faults(p2mfast_t *p2m, const uint64_t *gfns, siz
         return error;
     p2m_lock(p2m);
     for (size_t i = 0; i < n; i++)
-        resolved[i] = resolve(p2m, __atomic_load_n(&gfns[i], __ATOMIC_RELAXED) & (limit - 1),
-                              depth, order);
+        resolved[i] =
+            resolve(p2m, __atomic_load_n(&gfns[i], __ATOMIC_RELAXED) & (limit - 1), depth, order);
     p2m_unlock(p2m);
     return 0;
 }
@@ -191,7 +190,7 @@ int p2mfast_resolve_translation_fault(p2mfast_t *p2m, uint64_t gfn, unsigned dep
 /* ---- A guest's accesses ---- */
 
 /* One access; returns the fault that is left. Each resolved fault makes one more descriptor on the
- * way valid, so the loop ends. */
+ * way valid, so a sound tree takes at most one a level; a corrupt one ends there as well. */
 static uint8_t access_one(struct p2mfast *p2m, uint64_t ipa, unsigned kind, int resolves,
                           unsigned depth, unsigned order, uint8_t *traps)
 {
@@ -200,7 +199,7 @@ static uint8_t access_one(struct p2mfast *p2m, uint64_t ipa, unsigned kind, int 
     *traps = 0;
     for (;;) {
         p2mfast_translate(p2m, ipa, kind, &result);
-        if (result.fault != P2MFAST_FAULT_TRANSLATION || !resolves ||
+        if (result.fault != P2MFAST_FAULT_TRANSLATION || !resolves || *traps > LEAF_LEVEL ||
             ipa >> p2m->geometry.ipa_bits || !resolve(p2m, ipa >> PAGE_SHIFT, depth, order))
             return result.fault;
         ++*traps;

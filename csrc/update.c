@@ -300,8 +300,8 @@ static void apply(struct p2mfast *p2m, const struct request *request)
             uint64_t *words = find_word(p2m, gfn, level, removes(request->mfn), &stop);
 
             if (!words) {
-                gfn = min_u64(request->limit[level],
-                              next_boundary(gfn, level_order(geometry, stop)));
+                gfn =
+                    min_u64(request->limit[level], next_boundary(gfn, level_order(geometry, stop)));
                 continue;
             }
             change_run(p2m, request, words, (end - gfn) >> level_order(geometry, level), level,
@@ -498,8 +498,8 @@ static uint64_t need_of_scattered(const struct p2mfast *p2m, const uint64_t *gfn
     need = 0;
     /* A superpage is split for a removal too, and holes were left out above: 0 is no removal. */
     for (size_t i = 0; i < missing; i++)
-        need += tables_missing(p2m, keys[i], missing_from(p2m, keys[i], 0),
-                               i ? &keys[i - 1] : NULL);
+        need +=
+            tables_missing(p2m, keys[i], missing_from(p2m, keys[i], 0), i ? &keys[i - 1] : NULL);
     return need;
 }
 

@@ -59,8 +59,8 @@ static inline enum walk_outcome walk_step(const struct geometry *geometry, enum 
             return WALK_HOLE;
     } else {
         /* Bit 1 clear: reserved at level 3, and no blocks above 1 GiB (Arm ARM D8.3.1). */
-        bool reserved = !(pte & PTE_TABLE) &&
-                        (walk->level == LEAF_LEVEL || walk->level < LEAF_LEVEL - 2);
+        bool reserved =
+            !(pte & PTE_TABLE) && (walk->level == LEAF_LEVEL || walk->level < LEAF_LEVEL - 2);
 
         if (!pte_is_valid(pte) || reserved)
             return walk_fail(walk, P2MFAST_FAULT_TRANSLATION);

@@ -2,6 +2,10 @@
 
 from p2mfast._engine import P2M
 from p2mfast.errors import MappingMismatch, OutOfRange, OutOfTables, P2MError, Stage2Fault
+from p2mfast.hypervisor.domain import Domain
+from p2mfast.hypervisor.host import Host
+from p2mfast.hypervisor.policy import Policy
+from p2mfast.hypervisor.vcpu import VCpu
 from p2mfast.types import (
     INVALID_MFN,
     Access,
@@ -22,16 +26,20 @@ __all__ = [
     "P2M",
     "Access",
     "Attributes",
+    "Domain",
     "Entry",
     "EventKind",
     "FaultKind",
     "Flush",
+    "Host",
     "MappingMismatch",
     "OutOfRange",
     "OutOfTables",
     "P2MError",
     "P2MType",
+    "Policy",
     "Stage2Fault",
     "Stats",
     "Translation",
+    "VCpu",
 ]

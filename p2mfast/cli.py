@@ -80,9 +80,7 @@ def _run_all(
         for guest in traces:
             for policy in policies:
                 for order in orders:
-                    runs.append(
-                        replay(guest, policy, order, cost, lambda: progress.advance(task))
-                    )
+                    runs.append(replay(guest, policy, order, cost, lambda: progress.advance(task)))
     return runs
 
 

@@ -17,7 +17,20 @@ RAM = {1, 2, 6, 7, 8, 9}
 FOREIGN = {6, 7}
 READ_ONLY = {2, 7, 9, 11}
 EXECUTABLE = {1, 2}
-ALLOWED = "- r w rw x rx wx rwx rx - r".split()  # by access value; rx2rw starts as rx, n2rwx as n
+# By access value; rx2rw starts as rx, n2rwx as n.
+ALLOWED = ["", "r", "w", "rw", "x", "rx", "wx", "rwx", "rx", "", "r"]
+    "-",
+    "r",
+    "w",
+    "rw",
+    "x",
+    "rx",
+    "wx",
+    "rwx",
+    "rx",
+    "-",
+    "r",
+]  # by access value; rx2rw starts as rx, n2rwx as n
 
 
 @dataclass
@@ -109,7 +122,14 @@ class Model:
     # ---- Updates ----
 
     def set_entry(
-        self, gfn: int, nr: int, mfn: int | None, type: int, access: int, armed: bool, max_order: int
+        self,
+        gfn: int,
+        nr: int,
+        mfn: int | None,
+        type: int,
+        access: int,
+        armed: bool,
+        max_order: int,
     ) -> None:
         if nr == 0:
             raise ValueError

@@ -61,7 +61,7 @@ class Comparison(RuleBasedStateMachine):
         try:
             real()
         except failure as error:
-            assert type(error) is failure  # noqa: PT017
+            assert type(error) is failure
         else:
             raise AssertionError(f"the model raises {failure.__name__}")
         assert (self.p2m.entries().tobytes(), self.p2m.stats) == before
@@ -112,7 +112,9 @@ class Comparison(RuleBasedStateMachine):
             lambda: self.model.set_entries(gfns, mfns, int(type), int(access), armed),
         )  # fmt: skip
 
-    @rule(anchor=anchors, offset=offsets, from_top=st.booleans(), nr=page_counts, good=st.booleans())
+    @rule(
+        anchor=anchors, offset=offsets, from_top=st.booleans(), nr=page_counts, good=st.booleans()
+    )
     def remove_mapping(self, anchor, offset, from_top, nr, good):
         gfn = self.gfn(anchor, offset, from_top)
         if not 0 <= gfn < self.top:
@@ -134,9 +136,7 @@ class Comparison(RuleBasedStateMachine):
         self.p2m.invalidate_root()
         self.model.invalidate_root()
 
-    @rule(
-        anchor=anchors, offset=offsets, from_top=st.booleans(), level=st.booleans(), order=orders
-    )
+    @rule(anchor=anchors, offset=offsets, from_top=st.booleans(), level=st.booleans(), order=orders)
     def resolve(self, anchor, offset, from_top, level, order):
         gfn = self.gfn(anchor, offset, from_top)
         if not 0 <= gfn < self.top:

@@ -61,7 +61,9 @@ def canonical_entries(p2m: pf.P2M) -> list[tuple[int, int, int]]:
     raw = entries["raw"].copy()
     is_table = (entries["level"] < 3) & (raw & 2 != 0) & (raw & (0xF << 55) != 0)
     raw[is_table] &= ~np.uint64(0x0000_FFFF_FFFF_F000)
-    return sorted(zip(entries["level"].tolist(), entries["gfn"].tolist(), raw.tolist(), strict=True))
+    return sorted(
+        zip(entries["level"].tolist(), entries["gfn"].tolist(), raw.tolist(), strict=True)
+    )
 
 
 class Player:

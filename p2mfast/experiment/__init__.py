@@ -1,0 +1,1 @@
+"""Recorded guests, replays of them, and their results."""

@@ -53,11 +53,11 @@ def _share(milliseconds: float) -> Text:
 
 def runs_table(runs: Sequence[Run], names: dict[Policy, tuple[str, str]]) -> Table:
     """A row a policy and mapping size; 80 columns wide."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("\npolicy", no_wrap=True)
     table.add_column("\nmapped", no_wrap=True)
     for heading in (
-        "batches\n+toggles",
+        "S/W +\ntoggle",
         "pages\ncleaned",
         "in the\nworst",
         "stage-2\ntraps",
@@ -99,9 +99,9 @@ def _trace_words(trace: GuestTrace) -> str:
 def cost_words(cost: CostModel) -> str:
     """What the columns mean, and what the modelled ones rest on."""
     return (
-        "A flush answers a batch of Set/Way operations, or a change of the caches that is trapped"
-        " after one. 1 s is what Linux gives a secondary CPU to come online. engine ms: the wall"
-        " time of the whole replay here.\n"
+        "S/W + toggle: flushes that answer a batch of Set/Way operations, and a change of the"
+        " caches that is trapped after one. 1 s is what Linux gives a secondary CPU to come online."
+        " engine ms: the wall time of the whole replay here.\n"
         f"* modelled, not measured: {cost.page_clean_ns:g} ns a page cleaned, {cost.trap_ns:g} ns"
         f" a trap, {cost.arm_ns:g} ns an arming. The defaults are instruction counts of an EL2"
         " monitor under QEMU at 1 ns an instruction (p2mfast.experiment.cost.CostModel);"

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def _check_meta(array: npt.NDArray[Any]) -> dict[str, Any]:
         raise TraceError(f"meta.guest_bits must be 32 or 64, not {meta['guest_bits']}")
     if not 1 <= meta["vcpus"] <= 256:
         raise TraceError(f"meta.vcpus must be from 1 to 256, not {meta['vcpus']}")
-    if not (0 <= meta["ram_base_gfn"] and 1 <= meta["ram_pages"] <= 2**28 - meta["ram_base_gfn"]):
+    if not (meta["ram_base_gfn"] >= 0 and 1 <= meta["ram_pages"] <= 2**28 - meta["ram_base_gfn"]):
         raise TraceError(
             f"meta: {meta['ram_pages']} pages of RAM from GFN {meta['ram_base_gfn']:#x} do not lie"
             f" in a 40-bit space"
@@ -178,7 +179,7 @@ def _epochs(
     if access.size and (access.min() < 1 or access.max() > 7):
         raise TraceError("access must be from 1 to 7")
     end = meta["ram_base_gfn"] + meta["ram_pages"]
-    for number, (first, last) in enumerate(zip(offset[:-1], offset[1:], strict=True)):
+    for number, (first, last) in enumerate(pairwise(offset.tolist())):
         gfns = np.cumsum(delta[first:last], dtype=np.int64)
         if gfns.size and (gfns.min() < meta["ram_base_gfn"] or gfns.max() >= end):
             raise TraceError(f"epoch {number} touches pages outside the guest's RAM")

@@ -1,0 +1,1 @@
+"""Xen's side of it: hosts, domains, vCPUs and their policies."""

@@ -46,11 +46,14 @@ class DomainStats:
 class HostOfDomain(Protocol):
     """What a domain needs of the host it is handed."""
 
-    def allocate_frames(self, nr: int, order: int) -> list[tuple[int, int]]: ...
+    def allocate_frames(self, nr: int, order: int) -> list[tuple[int, int]]:
+        """Machine frames, as extents."""
 
-    def return_frames(self, extents: Sequence[tuple[int, int]]) -> None: ...
+    def return_frames(self, extents: Sequence[tuple[int, int]]) -> None:
+        """Extents that nobody maps any more."""
 
-    def release(self, domain: Domain) -> None: ...
+    def release(self, domain: Domain) -> None:
+        """A destroyed domain is gone."""
 
 
 def xen_layout(pages: int) -> list[Bank]:

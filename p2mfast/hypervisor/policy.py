@@ -58,15 +58,15 @@ class Policy:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
-                raise ValueError(f"policy {name} must be one of {', '.join(choices)}, not {value!r}")
+                raise ValueError(
+                    f"policy {name} must be one of {', '.join(choices)}, not {value!r}"
+                )
         for name, lowest, highest in (("fault_around", 0, MAX_FAULT_AROUND), ("budget", 1, 2**63)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"policy {name} must be an integer, not {value!r}")
             if not lowest <= value <= highest:
-                raise ValueError(
-                    f"policy {name} must be from {lowest} to {highest}, not {value!r}"
-                )
+                raise ValueError(f"policy {name} must be from {lowest} to {highest}, not {value!r}")
         if not isinstance(self.iommu_shared, bool):
             raise TypeError(f"policy iommu_shared must be a bool, not {self.iommu_shared!r}")
 

@@ -66,15 +66,20 @@ class DomainOfVCpu(Protocol):
     policy: Policy
 
     @property
-    def p2m(self) -> P2M: ...
+    def p2m(self) -> P2M:
+        """Its stage-2 tables."""
 
-    def flush(self, vcpu: int, cause: Cause) -> FlushRecord: ...
+    def flush(self, vcpu: int, cause: Cause) -> FlushRecord:
+        """Clean what the policy says, and arm."""
 
-    def count_accesses(self, traps: int, faults: int) -> None: ...
+    def count_accesses(self, traps: int, faults: int) -> None:
+        """Guest accesses took so many resolved traps and injected so many faults."""
 
-    def count_set_way(self) -> None: ...
+    def count_set_way(self) -> None:
+        """A Set/Way operation was trapped."""
 
-    def count_sysreg_trap(self) -> None: ...
+    def count_sysreg_trap(self) -> None:
+        """A VM register write was trapped."""
 
 
 class VCpu:

@@ -34,14 +34,14 @@ typedef struct p2mfast p2mfast_t;
 
 enum p2mfast_error {
     P2MFAST_OK = 0,
-    P2MFAST_ERROR_ARGUMENT = -1,     /* an argument that no P2M could take */
-    P2MFAST_ERROR_RANGE = -2,        /* a GFN or MFN beyond the address space */
-    P2MFAST_ERROR_TABLES = -3,       /* max_tables, or the table memory, is used up */
-    P2MFAST_ERROR_MISMATCH = -4,     /* remove_mapping: RAM of another MFN is there */
-    P2MFAST_ERROR_MEMORY = -5,       /* the surroundings have no memory for bookkeeping */
-    P2MFAST_ERROR_TABLE_BASE = -6,   /* table_base_mfn: misaligned, or outside pa_bits */
-    P2MFAST_ERROR_IPA_BITS = -7,     /* ipa_bits: none of 32 36 40 42 44 48 */
-    P2MFAST_ERROR_PA_BITS = -8,      /* pa_bits: none of 32 36 40 42 44 48 */
+    P2MFAST_ERROR_ARGUMENT = -1,   /* an argument that no P2M could take */
+    P2MFAST_ERROR_RANGE = -2,      /* a GFN or MFN beyond the address space */
+    P2MFAST_ERROR_TABLES = -3,     /* max_tables, or the table memory, is used up */
+    P2MFAST_ERROR_MISMATCH = -4,   /* remove_mapping: RAM of another MFN is there */
+    P2MFAST_ERROR_MEMORY = -5,     /* the surroundings have no memory for bookkeeping */
+    P2MFAST_ERROR_TABLE_BASE = -6, /* table_base_mfn: misaligned, or outside pa_bits */
+    P2MFAST_ERROR_IPA_BITS = -7,   /* ipa_bits: none of 32 36 40 42 44 48 */
+    P2MFAST_ERROR_PA_BITS = -8,    /* pa_bits: none of 32 36 40 42 44 48 */
 };
 
 /* What a GFN is mapped to; Xen's numbering (xen/arch/arm/include/asm/p2m.h, p2m_type_t). */
@@ -102,11 +102,12 @@ enum p2mfast_fault {
 };
 
 typedef struct p2mfast_config {
-    unsigned ipa_bits;       /* 32 36 40 42 44 48 */
-    unsigned pa_bits;        /* 32 36 40 42 44 48: VTCR_EL2.PS */
-    unsigned vmid;           /* 0 to 65535; above 255 VTCR_EL2.VS is set */
-    uint64_t max_tables;     /* quota of tables besides the roots, or P2MFAST_UNLIMITED */
-    uint64_t table_base_mfn; /* frame of the first table, or P2MFAST_INVALID_MFN: the engine picks */
+    unsigned ipa_bits;   /* 32 36 40 42 44 48 */
+    unsigned pa_bits;    /* 32 36 40 42 44 48: VTCR_EL2.PS */
+    unsigned vmid;       /* 0 to 65535; above 255 VTCR_EL2.VS is set */
+    uint64_t max_tables; /* quota of tables besides the roots, or P2MFAST_UNLIMITED */
+    uint64_t
+        table_base_mfn; /* frame of the first table, or P2MFAST_INVALID_MFN: the engine picks */
 } p2mfast_config_t;
 
 #define P2MFAST_CONFIG_DEFAULT {40, 48, 1, P2MFAST_UNLIMITED, P2MFAST_INVALID_MFN}
@@ -217,7 +218,8 @@ int p2mfast_translate_many(const p2mfast_t *p2m, const uint64_t *ipas, size_t n,
  * p2m_set_entry); mfn P2MFAST_INVALID_MFN removes. */
 int p2mfast_set_entry(p2mfast_t *p2m, uint64_t gfn, uint64_t nr, uint64_t mfn, unsigned type,
                       unsigned access, unsigned flags);
-/* Map n single pages; of equal GFNs the last wins; an MFN of P2MFAST_INVALID_MFN removes its page. */
+/* Map n single pages; of equal GFNs the last wins; an MFN of P2MFAST_INVALID_MFN removes its page.
+ */
 int p2mfast_set_entries(p2mfast_t *p2m, const uint64_t *gfns, const uint64_t *mfns, size_t n,
                         unsigned type, unsigned access, unsigned flags);
 /* Remove nr pages; P2MFAST_ERROR_MISMATCH where RAM other than mfn + offset is there
@@ -279,15 +281,15 @@ size_t p2mfast_mapped_runs(p2mfast_t *p2m, p2mfast_mapped_run_t *runs, size_t ca
 
 /* What p2mfast_check may find. */
 enum p2mfast_finding_kind {
-    P2MFAST_FINDING_MAPPINGS = 1,     /* stats.mappings[level] is not the number of leaves (value) */
-    P2MFAST_FINDING_TABLES = 2,       /* stats.tables is not the number of tables (value) */
-    P2MFAST_FINDING_TABLE_TWICE = 3,  /* a table frame (value) is reached twice */
-    P2MFAST_FINDING_OUTSIDE = 4,      /* a table frame (value) outside the table memory */
-    P2MFAST_FINDING_RESERVED = 5,     /* a word (value) with bits that no operation sets */
-    P2MFAST_FINDING_MISALIGNED = 6,   /* a block (value) whose address is not aligned to its size */
-    P2MFAST_FINDING_BOUNDS = 7,       /* a leaf outside lowest_mapped_gfn..max_mapped_gfn */
-    P2MFAST_FINDING_BEYOND = 8,       /* a word (value) beyond the IPA space */
-    P2MFAST_FINDING_COUNTED = 9,      /* the number of counted leaves is not value */
+    P2MFAST_FINDING_MAPPINGS = 1,    /* stats.mappings[level] is not the number of leaves (value) */
+    P2MFAST_FINDING_TABLES = 2,      /* stats.tables is not the number of tables (value) */
+    P2MFAST_FINDING_TABLE_TWICE = 3, /* a table frame (value) is reached twice */
+    P2MFAST_FINDING_OUTSIDE = 4,     /* a table frame (value) outside the table memory */
+    P2MFAST_FINDING_RESERVED = 5,    /* a word (value) with bits that no operation sets */
+    P2MFAST_FINDING_MISALIGNED = 6,  /* a block (value) whose address is not aligned to its size */
+    P2MFAST_FINDING_BOUNDS = 7,      /* a leaf outside lowest_mapped_gfn..max_mapped_gfn */
+    P2MFAST_FINDING_BEYOND = 8,      /* a word (value) beyond the IPA space */
+    P2MFAST_FINDING_COUNTED = 9,     /* the number of counted leaves is not value */
 };
 
 typedef struct p2mfast_finding {

@@ -1,6 +1,0 @@
-"""Tests import their helpers by name, whatever directory pytest is started from."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))

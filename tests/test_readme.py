@@ -1,0 +1,16 @@
+"""The README's Python examples give what they show."""
+
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_examples() -> None:
+    result = doctest.testfile(
+        str(README), module_relative=False, optionflags=doctest.IGNORE_EXCEPTION_DETAIL
+    )
+    assert result.attempted > 15
+    assert result.failed == 0
