@@ -19,18 +19,6 @@ READ_ONLY = {2, 7, 9, 11}
 EXECUTABLE = {1, 2}
 # By access value; rx2rw starts as rx, n2rwx as n.
 ALLOWED = ["", "r", "w", "rw", "x", "rx", "wx", "rwx", "rx", "", "r"]
-    "-",
-    "r",
-    "w",
-    "rw",
-    "x",
-    "rx",
-    "wx",
-    "rwx",
-    "rx",
-    "-",
-    "r",
-]  # by access value; rx2rw starts as rx, n2rwx as n
 
 
 @dataclass
