@@ -44,6 +44,7 @@ engine = Extension(
             for name in ("arena", "descriptor", "geometry", "p2m", "platform", "vec", "walk")
         ),
         "csrc/include/p2mfast/p2mfast.h",
+        "p2mfast/_arguments.pxi",
     ],
 )
 

@@ -179,12 +179,12 @@ static inline bool run_append(p2mfast_run_t *runs, size_t capacity, size_t *n, u
 
 /* ---- Between the core's files ---- */
 
-/* One leaf at a time of a subtree that was unlinked goes out of the counts, its tables onto the
- * chain of retired ones (reclaim.c). gfn: first page of the table. */
+/* The leaves of a subtree that was unlinked go out of the counts, its tables onto the chain of
+ * retired ones (reclaim.c). gfn: first page of the table. */
 void p2m_retire_table(struct p2mfast *p2m, uint64_t *table, int level, uint64_t gfn);
 /* Give the retired tables back, after the invalidation that may still be due. */
 void p2m_release_retired(struct p2mfast *p2m);
-/* Report n words, just read at this level, whose counted mappings go. */
+/* The leaf `pte`, just read at this level, goes: uncount and report it if its type is counted. */
 void p2m_report_removed(struct p2mfast *p2m, uint64_t pte, int level, uint64_t gfn);
 
 #endif

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """P2M over the C engine: arguments in, exceptions and arrays out. No loop over pages is here."""
 
-cimport cython
 cimport numpy as cnp
 from cpython.bool cimport PyBool_Check
 from cpython.ref cimport Py_INCREF
@@ -42,17 +41,11 @@ from p2mfast.types import (
 
 cnp.import_array()
 
+include "_arguments.pxi"
+
 cdef tuple _TYPES = tuple(P2MType)
 cdef tuple _ACCESSES = tuple(Access)
 cdef object _new_tuple = tuple.__new__
-cdef uint64_t _MFN_LIMIT = (<uint64_t>1) << 36
-cdef uint64_t _FLUSH_LIMIT = (<uint64_t>1) << 52
-
-cdef dict _DEPTHS = {"level": P2MFAST_DEPTH_LEVEL, "path": P2MFAST_DEPTH_PATH}
-cdef dict _SKIPS = {"none": P2MFAST_SKIP_NONE, "leaf": P2MFAST_SKIP_LEAF,
-                    "path": P2MFAST_SKIP_PATH}
-cdef dict _RIGHTS = {"r": 1, "w": 2, "rw": 3, "x": 4, "rx": 5, "wx": 6, "rwx": 7}
-cdef dict _MAX_ORDERS = {18: 0, 9: P2MFAST_MAX_ORDER_9, 0: P2MFAST_MAX_ORDER_0}
 
 cdef dict _FINDINGS = {
     1: "stats.mappings[{level}] does not agree with the {value} leaves of that level",
@@ -65,205 +58,6 @@ cdef dict _FINDINGS = {
     8: "descriptor {value:#018x} beyond the IPA space (level {level}, gfn {gfn:#x})",
     9: "the count of counted mappings does not agree with the {value} that are there",
 }
-
-
-# ---- Scalars ----
-
-
-cdef uint64_t _u64(object value, str name) except? 0xDEAD:
-    if PyBool_Check(value):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None
-    if not 0 <= number < 2**64:
-        raise OutOfRange(f"{name} must be from 0 to 2**64 - 1, not {number}", name, number)
-    return number
-
-
-cdef unsigned _member(dict choices, object value, str name) except? 0xDEAD:
-    if isinstance(value, str) and value in choices:
-        return choices[value]
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, not {value!r}")
-    raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
-
-
-cdef unsigned _enumerated(object enumeration, object value, str name) except? 0xDEAD:
-    cdef uint64_t number = _u64(value, name)
-    if number >= <uint64_t>len(enumeration):
-        raise ValueError(f"{name} must be one of {enumeration.__name__}, not {value!r}")
-    return <unsigned>number
-
-
-cdef unsigned _order(object value) except? 0xDEAD:
-    cdef uint64_t number = _u64(value, "order")
-    if number > 18:
-        raise ValueError(f"order must be from 0 to 18, not {value!r}")
-    return <unsigned>number
-
-
-# ---- Arrays ----
-
-
-cdef cnp.ndarray _u64_array(object values, str name):
-    """A contiguous uint64 array of a one-dimensional array (or sequence) of integers."""
-    array = np.asarray(values)
-    if array.size == 0 and not isinstance(values, np.ndarray):
-        array = array.astype(np.uint64)
-    if array.dtype.kind not in "ui":
-        raise TypeError(f"{name} must be an array of integers, not of {array.dtype}")
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, not of shape {array.shape}")
-    if array.dtype.kind == "i" and array.size and array.min() < 0:
-        index = int(np.flatnonzero(array < 0)[0])
-        raise OutOfRange(f"{name}[{index}] must not be negative: {array[index]}",
-                         name, int(array[index]))
-    return np.ascontiguousarray(array, dtype=np.uint64)
-
-
-cdef _same_length(cnp.ndarray first, str first_name, cnp.ndarray second, str second_name):
-    if first.shape[0] != second.shape[0]:
-        raise ValueError(f"{second_name} must be as long as {first_name}:"
-                         f" {second.shape[0]} against {first.shape[0]}")
-
-
-cdef cnp.ndarray _output(object out, object dtype, size_t n):
-    if out is None:
-        return np.empty(n, dtype)
-    if not isinstance(out, np.ndarray) or out.dtype != dtype:
-        raise TypeError(f"out must be an array of dtype {dtype}, not"
-                        f" {out.dtype if isinstance(out, np.ndarray) else type(out).__name__}")
-    if out.shape != (n,):
-        raise ValueError(f"out must be of shape ({n},), not {out.shape}")
-    if not out.flags.writeable or not out.flags.c_contiguous:
-        raise ValueError("out must be writeable and contiguous")
-    return out
-
-
-cdef class _Runs:
-    """A growing array of runs that the engine fills piece by piece."""
-
-    cdef cnp.ndarray array
-    cdef size_t n
-
-    def __cinit__(self):
-        self.array = np.empty(256, RUN_DTYPE)
-        self.n = 0
-
-    cdef p2mfast_run_t *free(self):
-        return (<p2mfast_run_t *>cnp.PyArray_DATA(self.array)) + self.n
-
-    cdef size_t room(self):
-        if self.n == <size_t>self.array.shape[0]:
-            grown = np.empty(4 * self.n, RUN_DTYPE)
-            grown[:self.n] = self.array
-            self.array = grown
-        return <size_t>self.array.shape[0] - self.n
-
-    cdef added(self, size_t more):
-        """`more` runs were written; the first may go on where the last one ended."""
-        cdef p2mfast_run_t *runs = <p2mfast_run_t *>cnp.PyArray_DATA(self.array)
-        cdef p2mfast_run_t *last = runs + self.n - 1
-        cdef p2mfast_run_t *first = runs + self.n
-        if (self.n and more and last.gfn + last.nr == first.gfn
-                and last.mfn + last.nr == first.mfn):
-            last.nr += first.nr
-            more -= 1
-            memmove(first, first + 1, more * sizeof(p2mfast_run_t))
-        self.n += more
-
-    cdef result(self):
-        return self.array[:self.n].copy()
-
-
-# ---- Checked against a P2M; errors name the argument at fault ----
-
-
-cdef uint64_t _limit(P2M p2m):
-    return (<uint64_t>1) << (p2m.ipa_bits - 12)
-
-
-cdef uint64_t _gfn(P2M p2m, object value, str name="gfn") except? 0xDEAD:
-    cdef uint64_t gfn = _u64(value, name)
-    if gfn >= _limit(p2m):
-        raise OutOfRange(f"{name} {gfn:#x} is beyond the {p2m.ipa_bits}-bit IPA space"
-                         f" (frames below {_limit(p2m):#x})", name, gfn)
-    return gfn
-
-
-cdef uint64_t _nr(P2M p2m, object value, uint64_t gfn) except? 0xDEAD:
-    cdef uint64_t nr = _u64(value, "nr")
-    if nr == 0:
-        raise ValueError("nr must be at least 1, not 0")
-    if nr > _limit(p2m) - gfn:
-        raise OutOfRange(f"nr {nr:#x} pages from gfn {gfn:#x} leave the {p2m.ipa_bits}-bit"
-                         f" IPA space (frames below {_limit(p2m):#x})", "nr", nr)
-    return nr
-
-
-cdef uint64_t _mfn(P2M p2m, object value, uint64_t nr) except? 0xDEAD:
-    cdef uint64_t mfn = _u64(value, "mfn")
-    if mfn >= _MFN_LIMIT or nr > _MFN_LIMIT - mfn:
-        raise OutOfRange(f"mfn {mfn:#x} + {nr:#x} pages do not fit a descriptor"
-                         f" (frames below {_MFN_LIMIT:#x})", "mfn", mfn)
-    return mfn
-
-
-cdef _raise_gfn(P2M p2m, cnp.ndarray gfns, str name="gfns"):
-    bad = np.flatnonzero(gfns >= np.uint64(_limit(p2m)))
-    if bad.size:
-        index = int(bad[0])
-        raise OutOfRange(f"{name}[{index}] {int(gfns[index]):#x} is beyond the"
-                         f" {p2m.ipa_bits}-bit IPA space (frames below"
-                         f" {_limit(p2m):#x})", name, int(gfns[index]))
-
-
-cdef _raise_mfn(P2M p2m, cnp.ndarray mfns):
-    bad = np.flatnonzero((mfns >= np.uint64(_MFN_LIMIT)) & (mfns != np.uint64(INVALID_MFN)))
-    if bad.size:
-        index = int(bad[0])
-        raise OutOfRange(f"mfns[{index}] {int(mfns[index]):#x} does not fit a descriptor"
-                         f" (frames below {_MFN_LIMIT:#x})", "mfns", int(mfns[index]))
-
-
-cdef _raise(P2M p2m, int error):
-    if error == P2MFAST_ERROR_TABLES:
-        tables = p2m.stats.tables
-        quota = "no quota" if p2m.max_tables is None else f"max_tables {p2m.max_tables}"
-        raise OutOfTables(f"the request needs more tables than are left"
-                          f" ({tables} in use, {quota})")
-    if error == P2MFAST_ERROR_MISMATCH:
-        raise MappingMismatch("other RAM than mfn is mapped in the range; nothing was removed")
-    if error == P2MFAST_ERROR_MEMORY:
-        raise MemoryError("no memory for the engine's bookkeeping")
-    if error == P2MFAST_ERROR_RANGE:
-        raise OutOfRange("an array changed while it was being read")
-    raise ValueError("an array changed while it was being read")
-
-
-cdef unsigned _leaf(object type, object access, object armed, object max_order,
-                    unsigned *kind, unsigned *rights) except? 0xDEAD:
-    kind[0] = _enumerated(P2MType, type, "type")
-    rights[0] = _enumerated(Access, access, "access")
-    if max_order not in _MAX_ORDERS:
-        raise ValueError(f"max_order must be 0, 9 or 18, not {max_order!r}")
-    return (P2MFAST_ARMED if armed else 0) | <unsigned>_MAX_ORDERS[max_order]
-
-
-cdef cnp.ndarray _words(P2M p2m, int level):
-    cdef size_t n = 0
-    cdef size_t found = 1
-    cdef cnp.ndarray words = np.empty(0, WORD_DTYPE)
-    cdef p2mfast_word_t *target
-    while found > n:
-        n = found
-        words = np.empty(n, WORD_DTYPE)
-        target = <p2mfast_word_t *>cnp.PyArray_DATA(words)
-        with nogil:
-            found = p2mfast_words(p2m._p2m, level, target, n)
-    return words[:found]
 
 
 # ---- The P2M ----
