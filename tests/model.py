@@ -109,6 +109,12 @@ class Model:
 
     # ---- Updates ----
 
+    def check_range(self, gfn: int, nr: int, mfn: int) -> None:
+        if nr == 0 and gfn < self.limit:
+            raise ValueError
+        if gfn + nr > self.limit or gfn == self.limit or mfn + nr > 1 << 36:
+            raise pf.OutOfRange("range")
+
     def set_entry(
         self,
         gfn: int,
@@ -119,10 +125,7 @@ class Model:
         armed: bool,
         max_order: int,
     ) -> None:
-        if nr == 0:
-            raise ValueError
-        if gfn + nr > self.limit or (mfn is not None and mfn + nr > 1 << 36):
-            raise pf.OutOfRange("range")
+        self.check_range(gfn, nr, mfn or 0)
         leaf = None if mfn is None else Leaf(mfn, type, access, not armed)
         self.transaction([(gfn, nr, leaf, 18 if mfn is None else max_order)])
 
@@ -135,10 +138,7 @@ class Model:
         self.transaction([(gfn, 1, leaf, 0) for gfn, leaf in zip(gfns, leaves, strict=True)])
 
     def remove_mapping(self, gfn: int, nr: int, mfn: int) -> None:
-        if nr == 0:
-            raise ValueError
-        if gfn + nr > self.limit or mfn + nr > 1 << 36:
-            raise pf.OutOfRange("range")
+        self.check_range(gfn, nr, mfn)
         at = gfn
         while at < gfn + nr:
             leaf, level, _ = self.find(at)
