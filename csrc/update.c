@@ -504,10 +504,11 @@ static uint64_t need_of_scattered(const struct p2mfast *p2m, const uint64_t *gfn
 }
 
 static int reserve_scattered(struct p2mfast *p2m, const uint64_t *gfns, const uint64_t *mfns,
-                             size_t n)
+                             size_t n, uint64_t attributes)
 {
     const p2mfast_platform_t *platform = &p2m->platform;
-    uint64_t removed = p2m->counted ? n : 0;
+    /* Of equal GFNs the last wins: what this batch maps may go in it, too. */
+    uint64_t removed = p2m->counted || pte_is_counted(attributes) ? n : 0;
     int error = reserve(p2m, need_of_scattered(p2m, gfns, mfns, n, NULL), removed);
     uint64_t *keys;
 
@@ -550,15 +551,17 @@ int p2mfast_set_entries(p2mfast_t *p2m, const uint64_t *gfns, const uint64_t *mf
                         unsigned type, unsigned access, unsigned flags)
 {
     int error = check_kind(type, access, flags, false);
+    uint64_t attributes;
 
     for (size_t i = 0; !error && i < n; i++)
         error = check_pages(p2m, gfns[i], 1, mfns[i]);
     if (error)
         return error;
+    attributes = attributes_of(type, access, flags);
     p2m_lock(p2m);
-    error = reserve_scattered(p2m, gfns, mfns, n);
+    error = reserve_scattered(p2m, gfns, mfns, n, attributes);
     if (!error)
-        error = apply_scattered(p2m, gfns, mfns, n, attributes_of(type, access, flags));
+        error = apply_scattered(p2m, gfns, mfns, n, attributes);
     p2m_unlock(p2m);
     return error;
 }

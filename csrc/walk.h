@@ -74,12 +74,13 @@ static inline enum walk_outcome walk_step(const struct geometry *geometry, enum 
     return WALK_NEXT;
 }
 
-/* MFN of walk->gfn itself, not only of the start of the block that maps it. */
+/* MFN of walk->gfn itself, not only of the start of the block that maps it. A block's address bits
+ * below its size are RES0 (Arm ARM D8.3.1): in a foreign tree they may be set, and do not count. */
 static inline uint64_t walk_leaf_mfn(const struct geometry *geometry, const struct walk *walk)
 {
     uint64_t offset = walk->gfn & (level_pages(geometry, walk->level) - 1);
 
-    return pte_mfn(geometry, walk->pte) + offset;
+    return align_down(pte_mfn(geometry, walk->pte), level_order(geometry, walk->level)) + offset;
 }
 
 #endif

@@ -165,6 +165,17 @@ def test_counted_mappings_that_go_are_reported_by_run() -> None:
     assert p2m.check() == []
 
 
+def test_what_one_batch_maps_and_replaces_is_reported() -> None:
+    """Of equal GFNs the last wins; each mapping before it came and went."""
+    foreign = pf.P2MType.MAP_FOREIGN_RW
+    p2m = pf.P2M(40)
+    mfns = np.arange(1000, 6000, 2, dtype=U64)
+    p2m.set_entries(np.full(mfns.size, 7, U64), mfns, type=foreign)
+    assert removals(p2m) == [(7, 1, mfn, foreign) for mfn in mfns[:-1].tolist()]
+    assert p2m.get_entry(7).mfn == 5998
+    assert p2m.check() == []
+
+
 # ---- Flush and harvest ----
 
 
