@@ -1,5 +1,5 @@
-# Arguments in: Python objects to C values and arrays, with errors that name the argument at fault.
-# Included by _engine.pyx. SPDX-License-Identifier: Apache-2.0
+# Arguments in, answers out: Python objects to C values and arrays and back, with errors that name
+# the argument at fault. Included by _engine.pyx. SPDX-License-Identifier: Apache-2.0
 
 cdef uint64_t _MFN_LIMIT = (<uint64_t>1) << 36
 cdef uint64_t _FLUSH_LIMIT = (<uint64_t>1) << 52
@@ -194,6 +194,18 @@ cdef unsigned _leaf(object type, object access, object armed, object max_order,
     if max_order not in _MAX_ORDERS:
         raise ValueError(f"max_order must be 0, 9 or 18, not {max_order!r}")
     return (P2MFAST_ARMED if armed else 0) | <unsigned>_MAX_ORDERS[max_order]
+
+
+cdef _stage2_fault(P2M p2m, uint64_t ipa, object access, unsigned rights,
+                   const p2mfast_translation_t *result):
+    """The exception; of an access that reads and writes, the write faults where a read would not
+    (Arm ARM D19.2, ESR_EL2.ISS.WnR)."""
+    cdef p2mfast_translation_t read
+    cdef bint write = rights & 2
+    if write and rights & 1:
+        p2mfast_translate(p2m._p2m, ipa, 1, &read)
+        write = read.fault == 0
+    return Stage2Fault(ipa, result.level, FaultKind(result.fault), access, bool(write))
 
 
 cdef cnp.ndarray _words(P2M p2m, int level):

@@ -260,7 +260,7 @@ cdef class P2M:
         if address >> self.ipa_bits:
             raise AddressBeyondSpace(address, access)
         if result.fault:
-            raise Stage2Fault(address, result.level, FaultKind(result.fault), access)
+            raise _stage2_fault(self, address, access, rights, &result)
         return Translation(result.pa, result.level, Attributes(result.attrs))
 
     def translate_many(self, ipas, access="r", out=None):

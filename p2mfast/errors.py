@@ -42,15 +42,20 @@ class Stage2Fault(P2MError):
     """The MMU refuses an access at stage 2.
 
     ``ipa`` is the byte address, ``level`` that of the descriptor that faulted, ``kind`` a
-    :class:`~p2mfast.FaultKind`. ``esr`` and ``hpfar`` are ESR_EL2 and HPFAR_EL2 as the exception
-    to EL2 would report them (Arm ARM DDI 0487, D19.2; EC 0x20 for a fetch, else 0x24).
+    :class:`~p2mfast.FaultKind`. ``write`` says that it is the writing that is refused; an access
+    that reads as well and could not is a read's fault. ``esr`` and ``hpfar`` are ESR_EL2 and
+    HPFAR_EL2 as the exception to EL2 would report them (Arm ARM DDI 0487, D19.2; EC 0x20 for a
+    fetch, else 0x24).
     """
 
-    def __init__(self, ipa: int, level: int, kind: FaultKind, access: str) -> None:
+    def __init__(
+        self, ipa: int, level: int, kind: FaultKind, access: str, write: bool = False
+    ) -> None:
         self.ipa = ipa
         self.level = level
         self.kind = kind
         self.access = access
+        self.write = write
         super().__init__(
             f"stage-2 {kind.name.lower().replace('_', ' ')} fault at level {level}"
             f" ({access!r} access to ipa {ipa:#x})"
@@ -58,10 +63,9 @@ class Stage2Fault(P2MError):
 
     @property
     def esr(self) -> int:
-        """ESR_EL2: EC, IL, WnR of a write, and the fault status code with its level."""
+        """ESR_EL2: EC, IL, WnR, and the fault status code with its level."""
         ec = 0x20 if self.access == "x" else 0x24
-        wnr = 1 if "w" in self.access else 0
-        return ec << 26 | 1 << 25 | wnr << 6 | _DFSC_BASE[self.kind] | self.level
+        return ec << 26 | 1 << 25 | self.write << 6 | _DFSC_BASE[self.kind] | self.level
 
     @property
     def hpfar(self) -> int:
@@ -76,7 +80,7 @@ class AddressBeyondSpace(Stage2Fault, OutOfRange):
     argument = "ipa"
 
     def __init__(self, ipa: int, access: str) -> None:
-        Stage2Fault.__init__(self, ipa, 0, FaultKind.TRANSLATION, access)
+        Stage2Fault.__init__(self, ipa, 0, FaultKind.TRANSLATION, access, access == "w")
         self.value = ipa
 
 

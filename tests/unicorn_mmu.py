@@ -30,8 +30,8 @@ from unicorn import arm64_const as arm64
 import p2mfast as pf
 
 PA_BITS = 44
-"""Bits of address, in and out, that the emulated core has: ID_AA64MMFR0_EL1.PARange of the only
-model of Unicorn's with 44 of them and large enough VMIDs."""
+"""Bits of address, in and out, that the emulated core has (ID_AA64MMFR0_EL1.PARange): the most of
+Unicorn's models."""
 
 # ---- The machine's address space ----
 
@@ -39,14 +39,14 @@ MONITOR_BASE = 1 << 38
 MONITOR_BYTES = 1 << 18
 AT_IPAS = MONITOR_BASE + 0x10000
 AT_PARS = MONITOR_BASE + 0x20000
-PROBE_TABLE = MONITOR_BASE + 0x30000
 AT_BATCH = 0x10000 // 8
-STUB_MFN = 3 << 25  # away from the windows: nothing but the stub's page leads here
+PROBE_TABLE = MONITOR_BASE + 0x30000
+STUB_MFN = MONITOR_BASE + 0x38000 >> 12
 UNREACHED = 0xFFFF_FFFF_FFFF_FFF0  # where a run ends if nothing stops it: it never gets there
 
 # Machine memory lies in windows whose addresses between them have every bit from 30 to 43 set and
 # clear; a descriptor's address field that lost a bit would lead elsewhere.
-WINDOWS = (0, 0x555_4000_0000, 0xAAA_8000_0000, 0xFFF_8000_0000)
+WINDOWS = (0x4000_0000, 0x555_4000_0000, 0xAAA_8000_0000, 0xFFF_8000_0000)
 WINDOW_BYTES = 2 << 30  # two blocks of 1 GiB; only the frames that are touched cost memory
 
 # ---- Machine code, a word an instruction ----
@@ -163,23 +163,24 @@ class Mmu:
     """The machine: a core, the monitor, machine memory, and the tables of one P2M at a time."""
 
     def __init__(self) -> None:
-        self._uc = unicorn.Uc(
-            unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, arm64.UC_CPU_ARM64_MAX
-        )
+        self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, arm64.UC_CPU_ARM64_MAX)
         self._uc.ctl_set_tlb_mode(unicorn.UC_TLB_CPU)
-        self._uc.mem_map(MONITOR_BASE, MONITOR_BYTES)
-        self._uc.mem_write(MONITOR_BASE, _MONITOR)
-        self._memory = _anonymous(WINDOW_BYTES * len(WINDOWS))
+        self._memory = _anonymous(MONITOR_BYTES + WINDOW_BYTES * len(WINDOWS))
         self._words = np.frombuffer(self._memory, "<u8")
+        # Unicorn finds translated code by its virtual address and its offset in what was mapped
+        # with one call, and would run one window's code in another. So each call maps our memory
+        # from its start, a window being the end of it, and no two frames have the same offset.
+        # No P2M leads to what lies before a window.
+        self._map(MONITOR_BASE, MONITOR_BYTES, self._words)
         for i, base in enumerate(WINDOWS):
-            self._uc.mem_map_ptr(
-                base, WINDOW_BYTES, unicorn.UC_PROT_ALL, self._words.ctypes.data + i * WINDOW_BYTES
-            )
-        self._uc.mem_map(STUB_MFN << 12, 4096)
+            skipped = MONITOR_BYTES + i * WINDOW_BYTES
+            self._map(base - skipped, skipped + WINDOW_BYTES, self._words)
+        self._uc.mem_write(MONITOR_BASE, _MONITOR)
         self._uc.mem_write(STUB_MFN << 12, _program(LOAD + STORE + SWAP))
         self._p2m: pf.P2M | None = None
         self._tables: np.ndarray | None = None
-        self._table_base = 0
+        self._copy: np.ndarray | None = None
+        self._table_base = self.stub_ipa = 0
         self._el = 0
         self._number: int | None = None
         self._context = self._uc.context_save()
@@ -204,7 +205,7 @@ class Mmu:
         `tables`: a copy to be walked instead. `default_cacheable`: HCR_EL2.DC.
         """
         self._unmap_tables()
-        self._memory.madvise(mmap.MADV_DONTNEED)
+        self._memory.madvise(mmap.MADV_DONTNEED, MONITOR_BYTES)
         self._p2m, self._copy, self.stub_ipa = p2m, tables, stub_gfn << 12
         self._table_base = p2m.table_base_mfn << 12
         vtcr = p2m.vtcr
@@ -219,9 +220,12 @@ class Mmu:
         """All the frames in use so far, zero-copy."""
         assert self._p2m is not None
         self._tables = self._p2m.tables if self._copy is None else self._copy
-        self._uc.mem_map_ptr(
-            self._table_base, self._tables.nbytes, unicorn.UC_PROT_READ, self._tables.ctypes.data
-        )
+        self._map(self._table_base, self._tables.nbytes, self._tables, unicorn.UC_PROT_READ)
+
+    def _map(
+        self, pa: int, size: int, memory: np.ndarray, protection: int = unicorn.UC_PROT_ALL
+    ) -> None:
+        self._uc.mem_map_ptr(pa, size, protection, memory.ctypes.data)
 
     def _unmap_tables(self) -> None:
         if self._tables is not None:
@@ -250,9 +254,8 @@ class Mmu:
     def _monitor(self, part: str, *arguments: int) -> None:
         start, end = _part(part)
         self._enter(EL2H)
-        for register, value in zip((arm64.UC_ARM64_REG_X0, arm64.UC_ARM64_REG_X1,
-                                    arm64.UC_ARM64_REG_X2), arguments, strict=False):  # fmt: skip
-            self._uc.reg_write(register, value)
+        for i, value in enumerate(arguments):
+            self._uc.reg_write(arm64.UC_ARM64_REG_X0 + i, value)
         self._number = None
         self._uc.emu_start(start, end)
         assert self._number is None, f"the monitor took exception {self._number}"
@@ -280,9 +283,7 @@ class Mmu:
 
     def swap(self, ipa: int, value: int) -> Outcome:
         """One access that reads and writes 8 bytes."""
-        return self._guest(
-            self.stub_ipa + 4 * len(LOAD + STORE), arm64.UC_ARM64_REG_X2, ipa, value
-        )
+        return self._guest(self.stub_ipa + 4 * len(LOAD + STORE), arm64.UC_ARM64_REG_X2, ipa, value)
 
     def fetch(self, ipa: int) -> Outcome:
         """A jump to `ipa`; `plant` puts the code there that says where it lies."""
@@ -297,8 +298,9 @@ class Mmu:
         self._uc.reg_write(arm64.UC_ARM64_REG_CP_REG, (*HPFAR_EL2, UNREACHED))
         if self._take(pc) == HYPERVISOR_CALL:
             return Outcome(self._uc.reg_read(answer), None)
-        return Outcome(None, Abort(self._word(self._esr_at, 4), self._word(self._far_at, 8),
-                                   self._uc.reg_read(arm64.UC_ARM64_REG_CP_REG, HPFAR_EL2)))  # fmt: skip
+        hpfar = self._uc.reg_read(arm64.UC_ARM64_REG_CP_REG, HPFAR_EL2)
+        esr, far = self._word(self._esr_at, 4), self._word(self._far_at, 8)
+        return Outcome(None, Abort(esr, far, hpfar))
 
     def _enter(self, pstate: int) -> None:
         if self._el != pstate:
@@ -371,7 +373,7 @@ class Mmu:
 
 def _anonymous(size: int) -> mmap.mmap:
     """Memory that costs only what is touched of it, a small page at a time."""
-    no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named since Python 3.11
+    no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux; older Pythons do not name it
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
     memory.madvise(mmap.MADV_NOHUGEPAGE)
     return memory
@@ -380,16 +382,17 @@ def _anonymous(size: int) -> mmap.mmap:
 def _index(pa: int) -> int:
     for i, base in enumerate(WINDOWS):
         if base <= pa < base + WINDOW_BYTES:
-            return (i * WINDOW_BYTES + pa - base) // 8
+            return (MONITOR_BYTES + i * WINDOW_BYTES + pa - base) // 8
     raise AssertionError(f"there is no machine memory at {pa:#x}")
 
 
 def _only_place(dtype: str, expected: list[tuple[bytes, int]]) -> int:
     size = np.dtype(dtype).itemsize
-    places = np.logical_and.reduce([
+    found = [
         np.frombuffer(state[: len(state) // size * size], dtype) == value
         for state, value in expected
-    ]).nonzero()[0]  # fmt: skip
+    ]
+    places = np.logical_and.reduce(found).nonzero()[0]
     if len(places) != 1:
         raise RuntimeError(
             f"Unicorn {unicorn.__version__} does not show the syndrome of an exception"
