@@ -103,8 +103,8 @@ cdef class P2M:
         cdef uint64_t identifier = _u64(vmid, "vmid")
         if identifier > 0xFFFF:
             raise ValueError(f"vmid must be from 0 to 65535, not {vmid!r}")
-        config.ipa_bits = <unsigned>min(ipa, 255)
-        config.pa_bits = <unsigned>min(pa, 255)
+        config.ipa_bits = <unsigned>ipa if ipa < 256 else 0  # 0: refused
+        config.pa_bits = <unsigned>pa if pa < 256 else 0
         config.vmid = <unsigned>identifier
         config.max_tables = (P2MFAST_UNLIMITED if max_tables is None
                              else _u64(max_tables, "max_tables"))
