@@ -33,11 +33,11 @@ static struct p2mfast *populate(void)
     CHECK_EQUAL(pool_map(p2m, 2 * BLOCK, BLOCK, 0x100000, 0), 0);
     CHECK_EQUAL(pool_map(p2m, 4 * BLOCK, 40, 0x70000, 0), 0);
     CHECK_EQUAL(pool_order(p2m, 2 * BLOCK), 9);
-    *pool_word(p2m, 2, 4 * BLOCK) &= ~UINT64_C(1);
     CHECK_EQUAL(p2mfast_set_entry(p2m, GIB, BLOCK, 0x200000, P2MFAST_MMIO_DIRECT_C, 7, 0), 0);
     CHECK_EQUAL(pool_map(p2m, GIB + BLOCK, BLOCK, 0x300000, P2MFAST_ARMED), 0);
     /* A flush changes nothing (that is checked): the TLB has nothing to say here. */
     pool_stop_watching();
+    *pool_word(p2m, 2, 4 * BLOCK) &= ~UINT64_C(1);
     CHECK_SOUND(p2m);
     return p2m;
 }
@@ -67,6 +67,12 @@ static void clean(const struct p2mfast *p2m, const p2mfast_run_t *run)
     }
 }
 
+/* What cleaning these pages on the way over `passed` of them can have cost at the most. */
+static uint64_t most_work(uint64_t pages, uint64_t passed)
+{
+    return 10 * pages + (passed - pages);
+}
+
 /* One flush of [start, end) with as many calls as it takes. */
 static void check_flush(struct p2mfast *p2m, uint64_t start, uint64_t end, unsigned skip,
                         uint64_t budget, size_t capacity)
@@ -88,9 +94,11 @@ static void check_flush(struct p2mfast *p2m, uint64_t start, uint64_t end, unsig
             clean(p2m, &runs[i]);
         if (more)
             continue;
-        /* Preempted: never without progress, never late. */
+        /* Preempted: never without progress, never late, never early. */
         CHECK(flush.next_gfn > preempted_at || flush.done);
         CHECK(flush.pages - pages_then <= most);
+        if (!flush.done)
+            CHECK(most_work(flush.pages - pages_then, flush.next_gfn - preempted_at) >= budget);
         preempted_at = flush.next_gfn;
         pages_then = flush.pages;
     }
@@ -120,8 +128,8 @@ static void test_flush_preempted(void)
 static void test_flush_ranges(void)
 {
     struct p2mfast *p2m = populate();
-    static const uint64_t edges[] = {0, 3, 7, 215, 232, 241, 512, 1023, 1024, 1030, 1535, 1536,
-                                     1540, 2048, 2060, SPAN};
+    static const uint64_t edges[] = {0,    3,    7,    215,  232,  241,  512,  1023,
+                                     1024, 1030, 1535, 1536, 1540, 2048, 2060, SPAN};
     const unsigned n = sizeof(edges) / sizeof(edges[0]);
 
     for (unsigned skip = P2MFAST_SKIP_NONE; skip <= P2MFAST_SKIP_PATH; skip++)
@@ -147,9 +155,8 @@ static void test_flush_skips(void)
         p2mfast_run_t runs[4];
         size_t n;
 
-        CHECK_EQUAL(p2mfast_cache_flush_range(p2m, &flush, UINT64_MAX, skip, UINT64_MAX, runs, 4,
-                                              &n),
-                    0);
+        CHECK_EQUAL(
+            p2mfast_cache_flush_range(p2m, &flush, UINT64_MAX, skip, UINT64_MAX, runs, 4, &n), 0);
         CHECK(flush.done);
         CHECK_EQUAL(flush.pages, pages[skip]);
     }
@@ -162,9 +169,8 @@ static void test_flush_of_nothing(void)
     p2mfast_run_t run;
     size_t n = 9;
 
-    CHECK_EQUAL(p2mfast_cache_flush_range(p2m, &flush, UINT64_MAX, P2MFAST_SKIP_NONE, 1, &run, 1,
-                                          &n),
-                0);
+    CHECK_EQUAL(
+        p2mfast_cache_flush_range(p2m, &flush, UINT64_MAX, P2MFAST_SKIP_NONE, 1, &run, 1, &n), 0);
     CHECK(flush.done && n == 0 && flush.pages == 0);
     CHECK_EQUAL(p2mfast_cache_flush_range(p2m, &flush, 1, P2MFAST_SKIP_PATH + 1, 1, &run, 1, &n),
                 P2MFAST_ERROR_ARGUMENT);

@@ -27,8 +27,7 @@ static void add(struct p2mfast *p2m, uint64_t gfn, uint64_t nr, unsigned type, u
 
     *item = (struct item){gfn, 0x100000 + n_items * 2 * BLOCK, nr, type != P2MFAST_MMIO_DIRECT_DEV,
                           !(flags & P2MFAST_ARMED)};
-    CHECK_EQUAL(
-        p2mfast_set_entry(p2m, gfn, nr, item->mfn, type, P2MFAST_ACCESS_RW, flags), 0);
+    CHECK_EQUAL(p2mfast_set_entry(p2m, gfn, nr, item->mfn, type, P2MFAST_ACCESS_RW, flags), 0);
 }
 
 /* Pages and blocks of every kind below four entries of the root. */
@@ -96,8 +95,7 @@ static void touch(struct p2mfast *p2m, uint64_t *seed)
     struct item *item = &items[harness_below(seed, n_items)];
 
     CHECK_EQUAL(
-        p2mfast_resolve_translation_fault(p2m, item->gfn + item->nr / 2, P2MFAST_DEPTH_PATH, 0),
-        1);
+        p2mfast_resolve_translation_fault(p2m, item->gfn + item->nr / 2, P2MFAST_DEPTH_PATH, 0), 1);
     item->due = true;
 }
 

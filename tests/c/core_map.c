@@ -113,7 +113,8 @@ static void test_round_trip(void)
         check_hole(p2m, 1);
         check_hole(p2m, limit - 1);
         check_hole(p2m, GIB);
-        CHECK_EQUAL(pool.in_use, 0);
+        /* Tables that map 512 GiB stay, as in Xen: one each for the three places. */
+        CHECK_EQUAL(pool.in_use, p2mfast_root_level(p2m) == 0 ? 3 : 0);
         CHECK_SOUND(p2m);
     }
 }

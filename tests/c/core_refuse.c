@@ -117,6 +117,46 @@ static void test_small_pool(void)
     check_one_table_left(start_with(5, P2MFAST_UNLIMITED));
 }
 
+/* A block at 0, two tables at 1 GiB, nothing at 2 GiB. */
+static struct p2mfast *start_mixed(uint64_t max_tables)
+{
+    struct p2mfast *p2m = start_with(POOL_FRAMES, max_tables);
+
+    CHECK_EQUAL(pool_map(p2m, 0, GIB, 0x400000, 0), 0);
+    CHECK_EQUAL(pool_map(p2m, GIB + BLOCK, 2, 0x70, 0), 0);
+    return p2m;
+}
+
+/* Neither one table more is asked for than is then used, nor one less. */
+static void test_exact_need(void)
+{
+    uint64_t seed = 8;
+
+    for (unsigned round = 0; round < 100; round++) {
+        uint64_t gfn = harness_below(&seed, 3) * GIB + harness_below(&seed, 4 * BLOCK);
+        uint64_t nr = 1 + harness_below(&seed, 5 * BLOCK);
+        bool remove = harness_below(&seed, 4) == 0;
+        uint64_t mfn = remove ? P2MFAST_INVALID_MFN : 0x10001;
+        struct p2mfast *p2m = start_mixed(P2MFAST_UNLIMITED);
+        uint64_t before = pool.in_use;
+        uint64_t need;
+
+        /* From a GiB's end into the next one, too. */
+        gfn = round % 3 ? gfn : (1 + round % 2) * GIB - 1 - round;
+        CHECK_EQUAL(pool_map(p2m, gfn, nr, mfn, P2MFAST_MAX_ORDER_0), 0);
+        need = pool.calls.take;
+        if (need == before)
+            continue;
+        p2m = start_mixed(need);
+        CHECK_EQUAL(pool_map(p2m, gfn, nr, mfn, P2MFAST_MAX_ORDER_0), 0);
+        CHECK_SOUND(p2m);
+        p2m = start_mixed(need - 1);
+        pool_snapshot(p2m);
+        CHECK_EQUAL(pool_map(p2m, gfn, nr, mfn, P2MFAST_MAX_ORDER_0), P2MFAST_ERROR_TABLES);
+        CHECK_UNCHANGED(p2m);
+    }
+}
+
 static void test_quota_of_none(void)
 {
     struct p2mfast *p2m = start_with(POOL_FRAMES, 0);
@@ -248,6 +288,7 @@ void core_refuse_tests(void)
     RUN(test_wrong_configurations);
     RUN(test_quota);
     RUN(test_small_pool);
+    RUN(test_exact_need);
     RUN(test_quota_of_none);
     RUN(test_platform_refuses_tables);
     RUN(test_platform_refuses_removals);

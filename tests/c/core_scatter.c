@@ -145,9 +145,8 @@ static void test_quota_without_scratch(void)
     check_turns(start_with(POOL_FRAMES, TURN_UPPER_BOUND - 1, false), false);
     /* Sorted, the bound is exact. */
     p2m = start_with(POOL_FRAMES, 3, false);
-    CHECK_EQUAL(set_entries(p2m, (const uint64_t[]){0, 1, BLOCK - 1, BLOCK, BLOCK + 9}, turn_mfns,
-                            5),
-                0);
+    CHECK_EQUAL(
+        set_entries(p2m, (const uint64_t[]){0, 1, BLOCK - 1, BLOCK, BLOCK + 9}, turn_mfns, 5), 0);
     CHECK_SOUND(p2m);
     /* No memory to count in. */
     p2m = start_with(POOL_FRAMES, TURN_UPPER_BOUND - 1, true);

@@ -199,6 +199,21 @@ static void test_fault_around(void)
     }
 }
 
+/* A table of the group that maps nothing is left alone: a harvest has nothing to find there. */
+static void test_fault_around_an_empty_table(void)
+{
+    struct p2mfast *p2m = pool_start(40);
+
+    CHECK_EQUAL(pool_map(p2m, 0, BLOCK + 9, 0x30000, 0), 0);
+    CHECK_EQUAL(pool_unmap(p2m, BLOCK, 9), 0);
+    CHECK_EQUAL(p2mfast_invalidate_root(p2m), 0);
+    CHECK_EQUAL(resolve(p2m, 7, P2MFAST_DEPTH_PATH, 10), 1);
+    CHECK_EQUAL(reachable_pages(p2m, 0, 2 * BLOCK), BLOCK);
+    CHECK(*pool_word(p2m, 2, 0) & 1);
+    CHECK(!(*pool_word(p2m, 2, BLOCK) & 1));
+    CHECK_SOUND(p2m);
+}
+
 /* At the end of the space a group is cut off. */
 static void test_fault_around_at_the_end(void)
 {
@@ -309,6 +324,7 @@ void core_track_tests(void)
     RUN(test_resolve_level);
     RUN(test_resolve_path);
     RUN(test_fault_around);
+    RUN(test_fault_around_an_empty_table);
     RUN(test_fault_around_at_the_end);
     RUN(test_mapped_while_armed);
     RUN(test_accesses);

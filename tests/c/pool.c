@@ -117,7 +117,7 @@ static void barrier(void *context)
     enter(context);
     pool.calls.barrier++;
     if (own.watching)
-        tlb_observe();
+        tlb_barrier();
 }
 
 static void invalidate_tlb(void *context, uint64_t gfn, uint64_t nr)

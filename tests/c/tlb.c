@@ -8,6 +8,8 @@
 struct lines {
     uint64_t words[TABLE_WORDS];  /* the descriptor as cached; 0: not cached */
     uint32_t seen[TABLE_WORDS];   /* when it was last reached */
+    uint32_t synced[TABLE_WORDS]; /* the same, at a barrier */
+    uint32_t barrier;             /* when any of its words was, at a barrier */
     unsigned n;                   /* words cached */
     int level;                    /* where the table was when they were */
     uint64_t gfn;
@@ -16,12 +18,14 @@ struct lines {
 static struct lines lines[POOL_FRAMES];
 static const struct p2mfast *watched;
 static uint32_t now;
+static uint32_t last_barrier;
 
 void tlb_reset(const struct p2mfast *p2m)
 {
     memset(lines, 0, sizeof(lines));
     watched = p2m;
     now = 0;
+    last_barrier = UINT32_MAX;
 }
 
 static void observe_table(uint64_t frame, int level, uint64_t gfn);
@@ -36,6 +40,10 @@ static void observe_word(struct lines *table, unsigned i, uint64_t pte, int leve
         CHECK(!"a live descriptor was changed without an invalidation in between");
     table->words[i] = pte;
     table->seen[i] = now;
+    if (now == last_barrier)
+        table->synced[i] = table->barrier = now;
+    else if (table->synced[i] != last_barrier)
+        CHECK(!"a descriptor was made, and no barrier followed");
     if (level < LEAF_LEVEL && pte & PTE_TABLE)
         observe_table(pte_mfn(geometry, pte) - watched->platform.base_mfn, level + 1, gfn);
 }
@@ -58,14 +66,35 @@ static void observe_table(uint64_t frame, int level, uint64_t gfn)
                          gfn + i * level_pages(&watched->geometry, level));
 }
 
-void tlb_observe(void)
+static void observe(void)
 {
     const struct geometry *geometry = &watched->geometry;
     uint64_t pages = level_pages(geometry, geometry->root_level) * TABLE_WORDS;
 
-    now++;
     for (unsigned i = 0; i < geometry->root_pages; i++)
         observe_table(watched->root_frame + i, geometry->root_level, i * pages);
+}
+
+/* What could be reached at the last barrier and cannot be now was broken since. */
+static void check_barrier(void)
+{
+    for (unsigned frame = 0; frame < POOL_FRAMES; frame++)
+        for (unsigned i = 0; lines[frame].barrier == last_barrier && i < TABLE_WORDS; i++)
+            if (lines[frame].synced[i] == last_barrier && lines[frame].seen[i] != now)
+                CHECK(!"a descriptor was broken, and no barrier followed");
+}
+
+void tlb_observe(void)
+{
+    now++;
+    observe();
+    check_barrier();
+}
+
+void tlb_barrier(void)
+{
+    last_barrier = ++now;
+    observe();
 }
 
 static void invalidate_table(struct lines *table, uint64_t gfn, uint64_t nr)
@@ -75,7 +104,8 @@ static void invalidate_table(struct lines *table, uint64_t gfn, uint64_t nr)
     for (unsigned i = 0; table->n && i < TABLE_WORDS; i++) {
         uint64_t first = table->gfn + i * pages;
 
-        if (table->words[i] && first < gfn + nr && gfn < first + pages) {
+        /* Part of a block is not enough: what is cached of it may be in smaller pieces. */
+        if (table->words[i] && first >= gfn && first + pages <= gfn + nr) {
             table->words[i] = 0;
             table->n--;
         }

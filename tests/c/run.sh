@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Builds the C tests and runs them: run.sh [PROGRAM...], all of them unless told otherwise.
+#
+# CC, CFLAGS_EXTRA: the compiler, and flags for it. VARIANTS: "plain sanitized" unless told
+# otherwise. CSRC: another engine's sources in place of this one's.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+csrc=${CSRC:-$here/../../csrc}
+build=$(mktemp -d)
+trap 'rm -rf "$build"' EXIT
+
+read -ra cc <<<"${CC:-cc}"
+read -ra extra <<<"${CFLAGS_EXTRA:-}"
+common=(-std=c11 -Wall -Wextra -Werror "-I$here" "-I$csrc" "-I$csrc/include")
+plain=(-O2)
+sanitized=(-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1)
+
+core=()
+for source in "$csrc"/*.c; do
+    case ${source##*/} in
+    arena.c | hosted.c) ;;
+    *) core+=("$source") ;;
+    esac
+done
+# The core's tests bring a platform of their own; the library's bring nothing.
+test_core=("$here"/{test_core,harness,pool,tlb}.c "$here"/core_*.c "${core[@]}")
+test_hosted=("$here"/{test_hosted,harness}.c "$csrc"/{arena,hosted}.c "${core[@]}")
+
+if ! command -v "${cc[0]}" >/dev/null; then
+    echo "no C compiler: ${cc[0]}" >&2
+    exit 1
+fi
+programs=("$@")
+if [[ $# -eq 0 ]]; then
+    programs=(test_core test_hosted)
+fi
+
+failed=0
+for variant in ${VARIANTS:-plain sanitized}; do
+    for program in "${programs[@]}"; do
+        declare -n flags=$variant sources=$program
+        "${cc[@]}" "${common[@]}" "${flags[@]}" "${extra[@]}" "${sources[@]}" -pthread \
+            -o "$build/$program-$variant"
+        echo "== $program, $variant"
+        "$build/$program-$variant" || failed=1
+    done
+done
+exit $failed
