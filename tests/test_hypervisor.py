@@ -285,7 +285,9 @@ def test_faults_of_the_guest_are_injected_never_raised() -> None:
     assert v.access(1 << 45, "x") == (0, pf.FaultKind.TRANSLATION)
     assert v.pending_exception == "instruction-abort"
     assert domain.stats.faults_injected == 2
-    assert domain.stats.traps == 0
+    assert v.access_many([RAM, RAM - 4096], "x")["fault"].tolist() == [0, 1]
+    assert domain.stats.faults_injected == 3
+    assert domain.stats.traps == 1
 
 
 @pytest.mark.parametrize(

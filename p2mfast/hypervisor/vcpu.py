@@ -44,6 +44,12 @@ SCTLR_C = 1 << 2
 _CACHES_ON = SCTLR_M | SCTLR_C
 
 
+def _kind_bits(kind: str) -> int:
+    if kind not in _KINDS:
+        raise ValueError(f"kind must be one of {', '.join(map(repr, _KINDS))}, not {kind!r}")
+    return _KINDS[kind]
+
+
 class FlushRecord(NamedTuple):
     """One flush of a domain: who asked for it, why, and what was cleaned."""
 
@@ -131,23 +137,24 @@ class VCpu:
 
     def access(self, gpa: int, kind: str = "r") -> AccessOutcome:
         """A guest access to byte address ``gpa``: "r", "w", "x" or "rw"."""
-        if kind not in _KINDS:
-            raise ValueError(f"kind must be one of {', '.join(map(repr, _KINDS))}, not {kind!r}")
-        row = self.access_many([gpa], [_KINDS[kind]])[0]
+        row = self.access_many([gpa], [_kind_bits(kind)])[0]
         return AccessOutcome(int(row["traps"]), FaultKind(int(row["fault"])))
 
     def access_many(
         self,
         gpas: npt.NDArray[np.integer[Any]] | Sequence[int],
-        kinds: npt.NDArray[np.integer[Any]] | Sequence[int],
+        kinds: npt.NDArray[np.integer[Any]] | Sequence[int] | str,
     ) -> npt.NDArray[np.void]:
         """Guest accesses to byte addresses, in order.
 
-        ``kinds``: R 1, W 2, X 4, or-ed, as many as ``gpas``. Translation faults of armed entries
+        ``kinds``: R 1, W 2, X 4, or-ed, as many as ``gpas``; or one of "r", "w", "x", "rw" for
+        all of them. Translation faults of armed entries
         are resolved by the domain's policy; another fault is injected into the guest (see
         ``pending_exception``). Returns a structured array: ``traps``, the faults resolved for each
         access, and ``fault``, the :class:`~p2mfast.FaultKind` injected, 0 for none.
         """
+        if isinstance(kinds, str):
+            kinds = np.full(len(gpas), _kind_bits(kinds), np.uint8)
         policy = self.domain.policy
         result = self.domain.p2m.access_many(
             gpas, kinds, depth=policy.resolve, order=policy.fault_around
