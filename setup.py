@@ -15,6 +15,7 @@ CORE = [
     "lookup",
     "p2m",
     "reclaim",
+    "runs",
     "track",
     "update",
     "vec",
@@ -41,7 +42,17 @@ engine = Extension(
     depends=[
         *(
             f"csrc/{name}.h"
-            for name in ("arena", "descriptor", "geometry", "p2m", "platform", "vec", "walk")
+            for name in (
+                "arena",
+                "descriptor",
+                "geometry",
+                "p2m",
+                "platform",
+                "runs",
+                "vec",
+                "vec_loops",
+                "walk",
+            )
         ),
         "csrc/include/p2mfast/p2mfast.h",
         "p2mfast/_arguments.pxi",

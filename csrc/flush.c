@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "p2m.h"
+#include "runs.h"
 
 /* Xen's units of work. */
 #define WORK_REGION 1
@@ -11,9 +11,7 @@
 
 struct cleaning {
     p2mfast_flush_t *flush;
-    p2mfast_run_t *runs;
-    size_t capacity;
-    size_t n;
+    struct runs runs;
     uint64_t end;
     uint64_t budget;
     unsigned skip;
@@ -53,7 +51,7 @@ static void clean_pages(struct cleaning *cleaning, uint64_t mfn, uint64_t most)
     p2mfast_flush_t *flush = cleaning->flush;
     uint64_t nr = min_u64(min_u64(most, cleaning->end - flush->next_gfn), pages_allowed(cleaning));
 
-    if (!run_append(cleaning->runs, cleaning->capacity, &cleaning->n, flush->next_gfn, mfn, nr)) {
+    if (!runs_append(&cleaning->runs, flush->next_gfn, mfn, nr)) {
         cleaning->full = true;
         return;
     }
@@ -63,14 +61,24 @@ static void clean_pages(struct cleaning *cleaning, uint64_t mfn, uint64_t most)
     flush->progressed = 1;
 }
 
-/* The rest of a last table, from next_gfn on. */
-static void clean_table(struct cleaning *cleaning, const struct geometry *geometry,
-                        const uint64_t *table)
+/* The rest of a last table, from next_gfn on: at once, unless the work has to be counted or room is
+ * short. */
+static void clean_table(const struct p2mfast *p2m, struct cleaning *cleaning, const uint64_t *table)
 {
+    const struct geometry *geometry = &p2m->geometry;
     p2mfast_flush_t *flush = cleaning->flush;
-    uint64_t end = min_u64(cleaning->end,
-                           next_boundary(flush->next_gfn, level_order(geometry, LEAF_LEVEL - 1)));
+    unsigned table_order = level_order(geometry, LEAF_LEVEL - 1);
+    uint64_t start = align_down(flush->next_gfn, table_order);
+    uint64_t end = min_u64(cleaning->end, next_boundary(start, table_order));
 
+    if (cleaning->budget == P2MFAST_UNLIMITED && runs_have_room(&cleaning->runs, TABLE_WORDS)) {
+        flush->pages +=
+            runs_append_table(&cleaning->runs, p2m, table, (unsigned)(flush->next_gfn - start),
+                              (unsigned)(end - start), start, cleaning->skip == P2MFAST_SKIP_NONE);
+        flush->next_gfn = end;
+        flush->progressed = 1;
+        return;
+    }
     while (flush->next_gfn < end && !must_stop(cleaning)) {
         uint64_t pte = pte_read(table + level_index(geometry, LEAF_LEVEL, flush->next_gfn));
 
@@ -96,7 +104,7 @@ static void clean_region(struct p2mfast *p2m, struct cleaning *cleaning)
         enum walk_outcome outcome;
 
         if (level == LEAF_LEVEL) {
-            clean_table(cleaning, geometry, table);
+            clean_table(p2m, cleaning, table);
             return;
         }
         outcome = walk_step(geometry, WALK_SOFTWARE, &walk,
@@ -119,7 +127,7 @@ static void clean_region(struct p2mfast *p2m, struct cleaning *cleaning)
 int p2mfast_cache_flush_range(p2mfast_t *p2m, p2mfast_flush_t *flush, uint64_t end, unsigned skip,
                               uint64_t budget, p2mfast_run_t *runs, size_t capacity, size_t *n)
 {
-    struct cleaning cleaning = {flush, runs, capacity, 0, 0, budget, skip, false};
+    struct cleaning cleaning = {flush, {runs, capacity, 0}, 0, budget, skip, false};
 
     *n = 0;
     if (skip > P2MFAST_SKIP_PATH || !capacity)
@@ -130,7 +138,7 @@ int p2mfast_cache_flush_range(p2mfast_t *p2m, p2mfast_flush_t *flush, uint64_t e
     while (flush->next_gfn < cleaning.end && !must_stop(&cleaning))
         clean_region(p2m, &cleaning);
     p2m_unlock(p2m);
-    *n = cleaning.n;
+    *n = cleaning.runs.n;
     flush->done = flush->next_gfn >= cleaning.end;
     if (cleaning.full && !flush->done)
         return 1;

@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define MAX_TLB_EVENTS 4096
 #define MAX_ARENA_BYTES ((uint64_t)64 << 30)
@@ -162,6 +163,29 @@ static void release_scratch(void *context, void *memory)
 
 /* ---- Life ---- */
 
+/* The loops for this machine. P2MFAST_VEC=portable|avx2|x86-64-v4 takes others, if they can run:
+ * tests go through all of them. */
+static const struct vec *choose_vec(void)
+{
+    const struct vec *best = &vec_portable;
+    const char *wanted = getenv("P2MFAST_VEC");
+
+    if (wanted && !strcmp(wanted, vec_portable.name))
+        return best;
+#ifdef VEC_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
+        best = &vec_avx2;
+    if (wanted && !strcmp(wanted, vec_avx2.name))
+        return best;
+    if (best == &vec_avx2 && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        best = &vec_v4;
+#endif
+    return best;
+}
+
 /* In the middle of the physical space, at 512 GiB at the most: inside what any core with 40 bits
  * of physical address can walk. */
 static uint64_t default_base(unsigned pa_bits)
@@ -191,6 +215,7 @@ static int hosted_init(struct hosted *hosted, const p2mfast_config_t *config)
     uint64_t frames;
     p2mfast_platform_t platform = {
         .context = hosted,
+        .vec = choose_vec(),
         .take_roots = take_roots,
         .reserve = reserve_tables,
         .take = take,

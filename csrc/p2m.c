@@ -4,7 +4,6 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "p2m.h"
-#include "vec.h"
 
 int p2m_init(struct p2mfast *p2m, const p2mfast_platform_t *platform,
              const p2mfast_config_t *config)
@@ -15,6 +14,7 @@ int p2m_init(struct p2mfast *p2m, const p2mfast_platform_t *platform,
         return error;
     p2m->platform = *platform;
     p2m->vmid = config->vmid;
+    p2m->vec = platform->vec ? platform->vec : &vec_portable;
     p2m->lowest_mapped_gfn = P2MFAST_INVALID_GFN;
     p2m->max_mapped_gfn = 0;
     p2m->max_tables = config->max_tables;
@@ -73,7 +73,10 @@ void p2m_invalidate_stale(struct p2mfast *p2m)
 void p2m_break(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t keep, struct span span,
                enum invalidation invalidation)
 {
-    vec_keep_live(words, n, keep);
+    if (keep)
+        p2m->vec->keep(words, n, keep);
+    else
+        p2m->vec->fill(words, n, 0, 0);
     if (invalidation == INVALIDATE_NOTHING)
         return;
     if (p2m->platform.barrier)
@@ -92,7 +95,7 @@ void p2m_make(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t first, ui
 {
     /* What a new pointer leads to is complete before the pointer can be seen. */
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    vec_fill_live(words, n, first, step);
+    p2m->vec->fill(words, n, first, step);
     if (p2m->platform.barrier)
         p2m->platform.barrier(p2m->platform.context);
 }
@@ -112,6 +115,11 @@ unsigned p2mfast_root_pages(const p2mfast_t *p2m)
 unsigned p2mfast_ipa_bits(const p2mfast_t *p2m)
 {
     return p2m->geometry.ipa_bits;
+}
+
+const char *p2mfast_vector_loops(const p2mfast_t *p2m)
+{
+    return p2m->vec->name;
 }
 
 uint64_t p2mfast_vtcr(const p2mfast_t *p2m)

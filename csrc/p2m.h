@@ -9,6 +9,7 @@
 
 #include "geometry.h"
 #include "platform.h"
+#include "vec.h"
 #include "walk.h"
 #include "p2mfast/p2mfast.h"
 
@@ -24,6 +25,7 @@ struct p2mfast {
     uint64_t *root; /* first word of the concatenated root tables */
     uint64_t root_frame;
     unsigned vmid;
+    const struct vec *vec;
 
     uint64_t lowest_mapped_gfn; /* P2MFAST_INVALID_GFN while nothing was mapped; never shrink */
     uint64_t max_mapped_gfn;    /* 0 while nothing was mapped */
@@ -155,26 +157,6 @@ static inline enum walk_outcome p2m_walk(const struct p2mfast *p2m, enum walk_vi
             return walk_fail(walk, P2MFAST_FAULT_EXTERNAL);
         }
     }
-}
-
-/* ---- Runs: GFN and MFN go on together ---- */
-
-/* Append nr pages; false: no room, and nothing was appended. */
-static inline bool run_append(p2mfast_run_t *runs, size_t capacity, size_t *n, uint64_t gfn,
-                              uint64_t mfn, uint64_t nr)
-{
-    if (*n) {
-        p2mfast_run_t *last = &runs[*n - 1];
-
-        if (last->gfn + last->nr == gfn && last->mfn + last->nr == mfn) {
-            last->nr += nr;
-            return true;
-        }
-    }
-    if (*n == capacity)
-        return false;
-    runs[(*n)++] = (p2mfast_run_t){gfn, mfn, nr};
-    return true;
 }
 
 /* ---- Between the core's files ---- */

@@ -23,6 +23,9 @@
 typedef struct p2mfast_platform {
     void *context; /* handed to every call */
 
+    /* Optional: the loops that this machine runs best (vec.h); NULL: the portable ones. */
+    const struct vec *vec;
+
     uint64_t *memory;
     uint64_t base_mfn;
     uint64_t frames;

@@ -5,7 +5,6 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "p2m.h"
-#include "vec.h"
 
 void p2m_report_removed(struct p2mfast *p2m, uint64_t pte, int level, uint64_t gfn)
 {
@@ -33,7 +32,8 @@ void p2m_retire_table(struct p2mfast *p2m, uint64_t *table, int level, uint64_t 
     uint64_t any;
 
     if (level == LEAF_LEVEL && !p2m->counted) {
-        p2m->stats.mappings[level] -= vec_count(table, TABLE_WORDS, geometry->type_mask, &any);
+        p2m->stats.mappings[level] -=
+            p2m->vec->count(table, TABLE_WORDS, geometry->type_mask, &any);
         push_retired(p2m, table);
         return;
     }
@@ -84,7 +84,7 @@ static uint64_t remove_leaves(struct p2mfast *p2m, uint64_t *gfn, uint64_t end, 
     *gfn = start + (n << order);
     if (outcome != WALK_LEAF && walk.level != LEAF_LEVEL)
         return 1;
-    p2m->stats.mappings[walk.level] -= vec_count(words, n, geometry->type_mask, &any);
+    p2m->stats.mappings[walk.level] -= p2m->vec->count(words, n, geometry->type_mask, &any);
     for (uint64_t i = 0; p2m->counted && i < n; i++)
         p2m_report_removed(p2m, words[i], walk.level, start + (i << order));
     p2m_write_begin(p2m);

@@ -5,8 +5,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "p2m.h"
-#include "vec.h"
+#include "runs.h"
 
 /* Leaf tables one call of p2mfast_harvest goes through at most: it holds the lock. */
 #define HARVEST_TABLES 1024
@@ -232,9 +231,7 @@ int p2mfast_access_many(p2mfast_t *p2m, const uint64_t *ipas, const uint8_t *kin
 /* ---- Harvest ---- */
 
 struct harvest {
-    p2mfast_run_t *runs;
-    size_t capacity;
-    size_t n;
+    struct runs runs;
     unsigned tables_left;
 };
 
@@ -254,8 +251,8 @@ static bool collect_entry(struct p2mfast *p2m, struct harvest *harvest, uint64_t
     }
     if (!pte_is_any_ram(pte))
         return true;
-    return run_append(harvest->runs, harvest->capacity, &harvest->n, gfn,
-                      pte_mfn(&p2m->geometry, pte), level_pages(&p2m->geometry, level));
+    return runs_append(&harvest->runs, gfn, pte_mfn(&p2m->geometry, pte),
+                       level_pages(&p2m->geometry, level));
 }
 
 /* The caller arms a table that was collected whole by clearing the entry above it. In one that was
@@ -265,6 +262,10 @@ static bool collect_table(struct p2mfast *p2m, struct harvest *harvest, uint64_t
 {
     uint64_t pages = level_pages(&p2m->geometry, level);
 
+    if (level == LEAF_LEVEL && runs_have_room(&harvest->runs, TABLE_WORDS)) {
+        runs_append_table(&harvest->runs, p2m, table, 0, TABLE_WORDS, gfn, false);
+        return true;
+    }
     for (unsigned i = 0; i < TABLE_WORDS; i++) {
         uint64_t pte = pte_read(&table[i]);
 
@@ -281,7 +282,7 @@ int p2mfast_harvest(p2mfast_t *p2m, uint64_t *cursor, p2mfast_run_t *runs, size_
                     size_t *n)
 {
     const struct geometry *geometry = &p2m->geometry;
-    struct harvest harvest = {runs, capacity, 0, HARVEST_TABLES};
+    struct harvest harvest = {{runs, capacity, 0}, HARVEST_TABLES};
     uint64_t pages = level_pages(geometry, geometry->root_level);
     uint64_t words = level_words(geometry, geometry->root_level);
     /* Go on from the start of a root entry: what was touched since in its collected part must be
@@ -305,6 +306,6 @@ int p2mfast_harvest(p2mfast_t *p2m, uint64_t *cursor, p2mfast_run_t *runs, size_
     p2m_invalidate_stale(p2m);
     p2m_unlock(p2m);
     *cursor = i * pages;
-    *n = harvest.n;
+    *n = harvest.runs.n;
     return i == words ? 0 : 1;
 }

@@ -6,7 +6,6 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "p2m.h"
-#include "vec.h"
 
 /* A request for the pages [start, end). Superpages begin where all that follows is aligned, so
  * each level serves one stretch: [.., limit[3]) in pages, [limit[3], limit[2]) in 2 MiB blocks,
@@ -132,8 +131,8 @@ static uint64_t split(struct p2mfast *p2m, uint64_t pte, int level)
 
     if (!pointer)
         return 0;
-    vec_fill_unlinked(p2m_next_table(p2m, pointer), TABLE_WORDS, first,
-                      level_pages(&p2m->geometry, level + 1) << PAGE_SHIFT);
+    p2m->vec->fill(p2m_next_table(p2m, pointer), TABLE_WORDS, first,
+                   level_pages(&p2m->geometry, level + 1) << PAGE_SHIFT);
     p2m->stats.shattered[level]++;
     p2m->stats.mappings[level]--;
     p2m->stats.mappings[level + 1] += TABLE_WORDS;
@@ -243,7 +242,7 @@ static void change_words(struct p2mfast *p2m, uint64_t *words, size_t n, int lev
     const struct geometry *geometry = &p2m->geometry;
     bool remove = removes(mfn);
     uint64_t any;
-    size_t present = vec_count(words, n, geometry->type_mask, &any);
+    size_t present = p2m->vec->count(words, n, geometry->type_mask, &any);
     uint64_t old = words[0];
     bool table = n == 1 && present && pte_is_table(old, level);
 
@@ -277,7 +276,7 @@ static void change_run(struct p2mfast *p2m, const struct request *request, uint6
     uint64_t mfn = removes(request->mfn) ? request->mfn : request->mfn + (gfn - request->start);
     uint64_t any;
 
-    if (level == LEAF_LEVEL || !vec_count(words, n, p2m->geometry.type_mask, &any)) {
+    if (level == LEAF_LEVEL || !p2m->vec->count(words, n, p2m->geometry.type_mask, &any)) {
         change_words(p2m, words, n, level, gfn, mfn, request->attributes);
         return;
     }

@@ -93,16 +93,17 @@ cdef class _Runs:
     cdef size_t n
 
     def __cinit__(self):
-        self.array = np.empty(256, RUN_DTYPE)
+        self.array = np.empty(1024, RUN_DTYPE)
         self.n = 0
 
     cdef p2mfast_run_t *free(self):
         return (<p2mfast_run_t *>cnp.PyArray_DATA(self.array)) + self.n
 
     cdef size_t room(self):
-        if self.n == <size_t>self.array.shape[0]:
-            grown = np.empty(4 * self.n, RUN_DTYPE)
-            grown[:self.n] = self.array
+        """Runs that fit; always those of one table, which the engine then takes at once."""
+        if self.n + 512 > <size_t>self.array.shape[0]:
+            grown = np.empty(4 * self.array.shape[0], RUN_DTYPE)
+            grown[:self.n] = self.array[:self.n]
             self.array = grown
         return <size_t>self.array.shape[0] - self.n
 

@@ -90,6 +90,7 @@ cdef extern from "p2mfast/p2mfast.h" nogil:
     void p2mfast_destroy(p2mfast_t *p2m)
     int p2mfast_root_level(const p2mfast_t *p2m)
     unsigned p2mfast_root_pages(const p2mfast_t *p2m)
+    const char *p2mfast_vector_loops(const p2mfast_t *p2m)
     uint64_t p2mfast_vtcr(const p2mfast_t *p2m)
     uint64_t p2mfast_vttbr(const p2mfast_t *p2m)
     uint64_t p2mfast_lowest_mapped_gfn(const p2mfast_t *p2m)

@@ -150,6 +150,14 @@ cdef class P2M:
         return p2mfast_root_pages(self._p2m)
 
     @property
+    def vector_loops(self):
+        """Which loops over descriptors it uses: "portable", "avx2" or "x86-64-v4".
+
+        The best this machine runs, or what the environment variable P2MFAST_VEC names.
+        """
+        return p2mfast_vector_loops(self._p2m).decode()
+
+    @property
     def vtcr(self):
         """VTCR_EL2 for these tables (Arm ARM DDI 0487, D19.2)."""
         return p2mfast_vtcr(self._p2m)

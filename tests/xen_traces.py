@@ -137,3 +137,27 @@ class Player:
     def relinquish(self, op: dict) -> None:
         assert op["rc"] == 0
         assert self.p2m.relinquish()
+
+
+def play_whole(name: str) -> None:
+    """A recorded life from creation to its final state: every answer and every descriptor."""
+    trace = archive()[name]
+    final = trace["final"]
+    p2m = pf.P2M(ipa_bits=trace["ipa_bits"])
+    assert (p2m.root_level, p2m.root_pages) == (trace["root_level"], trace["root_pages"])
+    player = Player(p2m)
+    for op in trace["ops"]:
+        player.play(op)
+
+    entries = canonical_entries(p2m)
+    assert len(entries) == final["entries_count"]
+    if "entries" in final:
+        assert entries == [(level, gfn, int(raw, 16)) for level, gfn, raw in final["entries"]]
+    lines = "".join(f"{level} {gfn} {raw:#018x}\n" for level, gfn, raw in entries)
+    assert hashlib.sha256(lines.encode()).hexdigest() == final["entries_sha256"]
+    assert list(p2m.stats.mappings) == final["mappings"]
+    assert list(p2m.stats.shattered) == final["shattered"]
+    assert p2m.stats.tables == final["tables"]
+    assert p2m.lowest_mapped_gfn == final["lowest_mapped_gfn"]
+    assert p2m.max_mapped_gfn == final["max_mapped_gfn"]
+    assert p2m.check() == []

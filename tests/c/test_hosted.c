@@ -9,7 +9,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
+#include <time.h>
 
 #define BLOCK 512u
 #define GIB (BLOCK * BLOCK)
@@ -434,7 +434,9 @@ static void test_long_harvest(void)
 
 /* ---- Readers beside a writer ---- */
 
-#define ROUNDS 20000u
+/* The windows are short: as many rounds as a second has, and no more than these. */
+#define ROUNDS 1000000u
+#define SECONDS 1.0
 #define GFN (3 * BLOCK)
 #define OLD (UINT64_C(0x100000))
 #define NEW (UINT64_C(0x400000))
@@ -476,11 +478,21 @@ static void *read_all_the_time(void *argument)
     return NULL;
 }
 
+static double seconds(void)
+{
+    struct timespec now;
+
+    timespec_get(&now, TIME_UTC);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
 /* Remap a page, which shatters the block; put it back; remap all; unshatter. Frames are recycled
  * all the while, also for tables elsewhere. */
 static void write_all_the_time(p2mfast_t *p2m)
 {
-    for (unsigned i = 0; i < ROUNDS; i++) {
+    double end = seconds() + SECONDS;
+
+    for (unsigned i = 0; i < ROUNDS && seconds() < end; i++) {
         uint64_t to = i & 1 ? OLD : NEW;
         uint64_t other = 9 * BLOCK + i % 16 * BLOCK;
 

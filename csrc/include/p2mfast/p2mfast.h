@@ -188,6 +188,8 @@ int p2mfast_root_level(const p2mfast_t *p2m);
 unsigned p2mfast_root_pages(const p2mfast_t *p2m);
 unsigned p2mfast_ipa_bits(const p2mfast_t *p2m);
 uint64_t p2mfast_vtcr(const p2mfast_t *p2m);
+/* Which loops over descriptors it uses: "portable", "avx2" or "x86-64-v4". */
+const char *p2mfast_vector_loops(const p2mfast_t *p2m);
 uint64_t p2mfast_vttbr(const p2mfast_t *p2m);
 /* P2MFAST_INVALID_GFN while nothing was mapped. */
 uint64_t p2mfast_lowest_mapped_gfn(const p2mfast_t *p2m);
