@@ -121,6 +121,10 @@ static void clean_region(struct p2mfast *p2m, struct cleaning *cleaning)
             return;
         }
         table = p2m_table(p2m, walk.table_mfn);
+        if (!table) {
+            skip_region(cleaning, boundary);
+            return;
+        }
     }
 }
 

@@ -5,6 +5,7 @@
  */
 #include "p2m.h"
 
+/* A pointer that leads outside the table memory is listed as a word, and not followed. */
 struct listing {
     int level; /* words of this level only; mapped runs: unused */
     p2mfast_word_t *words;
@@ -18,7 +19,7 @@ static void list_words(const struct p2mfast *p2m, struct listing *listing, const
                        int level, uint64_t gfn)
 {
     const struct geometry *geometry = &p2m->geometry;
-    uint64_t words = level_words(geometry, level);
+    uint64_t words = table ? level_words(geometry, level) : 0;
 
     for (uint64_t i = 0; i < words; i++) {
         uint64_t pte = pte_read(&table[i]);
@@ -73,7 +74,7 @@ static void list_mappings(const struct p2mfast *p2m, struct listing *listing, co
                           int level, uint64_t gfn)
 {
     const struct geometry *geometry = &p2m->geometry;
-    uint64_t words = level_words(geometry, level);
+    uint64_t words = table ? level_words(geometry, level) : 0;
     uint64_t pages = level_pages(geometry, level);
 
     for (uint64_t i = 0; i < words; i++) {

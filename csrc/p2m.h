@@ -84,7 +84,7 @@ static inline uint64_t *p2m_table(const struct p2mfast *p2m, uint64_t mfn)
     return p2m->platform.memory + frame * TABLE_WORDS;
 }
 
-/* Where a table pointer leads. */
+/* Where a table pointer leads; NULL: outside, the tree is corrupt. */
 static inline uint64_t *p2m_next_table(const struct p2mfast *p2m, uint64_t pte)
 {
     return p2m_table(p2m, pte_mfn(&p2m->geometry, pte));
@@ -153,7 +153,8 @@ static inline enum walk_outcome p2m_walk(const struct p2mfast *p2m, enum walk_vi
             return outcome;
         table = p2m_table(p2m, walk->table_mfn);
         if (!table) {
-            walk->level--;
+            /* The MMU aborts at the level that it cannot read; software stops at the pointer. */
+            walk->level -= view == WALK_SOFTWARE;
             return walk_fail(walk, P2MFAST_FAULT_EXTERNAL);
         }
     }

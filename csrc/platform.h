@@ -7,7 +7,8 @@
  * before it is followed. Table memory stays mapped for the P2M's life; a late reader may look at a
  * frame that was given back.
  *
- * Calls are made under the P2M's lock. Optional ones may be NULL.
+ * Calls are made under the P2M's lock, and some while readers are kept waiting: they must not look
+ * anything up in the P2M. Optional ones may be NULL.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -44,8 +45,10 @@ typedef struct p2mfast_platform {
     /* Optional: forget translations of nr pages from gfn on, and of the tables above them. */
     void (*invalidate_tlb)(void *context, uint64_t gfn, uint64_t nr);
 
-    /* Optional: mappings of counted types that went (a run at a time), and the promise made before
-     * the first store that up to `runs` such reports can be taken (0, or negative). */
+    /* Optional: mappings of counted types that go, ascending. What is reported may still be in a
+     * TLB: drop the references at unlock, when every invalidation has been made. One call stands
+     * for a leaf or a part of it; the promise made before the first store (0, or negative) is of
+     * `runs` reports, parts that go on (GFN, MFN and type) counted as one. */
     int (*reserve_removed)(void *context, uint64_t runs);
     void (*mapping_removed)(void *context, uint64_t gfn, uint64_t mfn, uint64_t nr, unsigned type);
 

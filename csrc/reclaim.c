@@ -31,6 +31,8 @@ void p2m_retire_table(struct p2mfast *p2m, uint64_t *table, int level, uint64_t 
     const struct geometry *geometry = &p2m->geometry;
     uint64_t any;
 
+    if (!table) /* the pointer led outside: nothing of ours is lost */
+        return;
     if (level == LEAF_LEVEL && !p2m->counted) {
         p2m->stats.mappings[level] -=
             p2m->vec->count(table, TABLE_WORDS, geometry->type_mask, &any);
@@ -75,7 +77,7 @@ static uint64_t remove_leaves(struct p2mfast *p2m, uint64_t *gfn, uint64_t end, 
     uint64_t start = align_down(*gfn, order);
     uint64_t *table =
         walk.level == geometry->root_level ? p2m->root : p2m_table(p2m, walk.table_mfn);
-    uint64_t *words = table + level_index(geometry, walk.level, *gfn);
+    uint64_t *words;
     uint64_t n = 1;
     uint64_t any;
 
@@ -84,6 +86,7 @@ static uint64_t remove_leaves(struct p2mfast *p2m, uint64_t *gfn, uint64_t end, 
     *gfn = start + (n << order);
     if (outcome != WALK_LEAF && walk.level != LEAF_LEVEL)
         return 1;
+    words = table + level_index(geometry, walk.level, start);
     p2m->stats.mappings[walk.level] -= p2m->vec->count(words, n, geometry->type_mask, &any);
     for (uint64_t i = 0; p2m->counted && i < n; i++)
         p2m_report_removed(p2m, words[i], walk.level, start + (i << order));

@@ -51,6 +51,8 @@ static bool any_leaf(const struct p2mfast *p2m, const uint64_t *table, int level
     const struct geometry *geometry = &p2m->geometry;
     unsigned order = level_order(geometry, level);
 
+    if (!table) /* a corrupt tree */
+        return false;
     for (uint64_t gfn = pages.start; gfn < pages.end; gfn = next_boundary(gfn, order)) {
         uint64_t pte = pte_read(table + level_index(geometry, level, gfn));
         struct span part = {gfn, min_u64(pages.end, next_boundary(gfn, order))};
@@ -125,6 +127,8 @@ static bool resolve_level(struct p2mfast *p2m, uint64_t gfn, unsigned order)
         if (pte_is_table(pte, level)) {
             uint64_t *below = p2m_next_table(p2m, pte);
 
+            if (!below)
+                return false;
             if (pte_is_valid(pte)) {
                 table = below;
                 continue;
@@ -233,6 +237,8 @@ int p2mfast_access_many(p2mfast_t *p2m, const uint64_t *ipas, const uint8_t *kin
 struct harvest {
     struct runs runs;
     unsigned tables_left;
+    uint64_t from;    /* pages before this one were collected by the calls before */
+    uint64_t stopped; /* the page that there was no room for */
 };
 
 static bool collect_table(struct p2mfast *p2m, struct harvest *harvest, uint64_t *table, int level,
@@ -243,38 +249,77 @@ static bool collect_entry(struct p2mfast *p2m, struct harvest *harvest, uint64_t
                           uint64_t gfn)
 {
     if (pte_is_table(pte, level)) {
-        if (level + 1 == LEAF_LEVEL && !harvest->tables_left--) {
-            harvest->tables_left = 0;
+        uint64_t *below = p2m_next_table(p2m, pte);
+
+        if (level + 1 == LEAF_LEVEL && !harvest->tables_left) {
+            harvest->stopped = max_u64(gfn, harvest->from);
             return false;
         }
-        return collect_table(p2m, harvest, p2m_next_table(p2m, pte), level + 1, gfn);
+        harvest->tables_left -= level + 1 == LEAF_LEVEL;
+        return !below || collect_table(p2m, harvest, below, level + 1, gfn);
     }
-    if (!pte_is_any_ram(pte))
+    if (!pte_is_any_ram(pte) || runs_append(&harvest->runs, gfn, pte_mfn(&p2m->geometry, pte),
+                                            level_pages(&p2m->geometry, level)))
         return true;
-    return runs_append(&harvest->runs, gfn, pte_mfn(&p2m->geometry, pte),
-                       level_pages(&p2m->geometry, level));
+    harvest->stopped = gfn;
+    return false;
 }
 
-/* The caller arms a table that was collected whole by clearing the entry above it. In one that was
- * not, what was collected is armed here, and what was not stays reachable. */
+/* Clear bit 0 of words [from, to) of a table whose first page is gfn. */
+static void arm_words(struct p2mfast *p2m, uint64_t *table, uint64_t from, uint64_t to, int level,
+                      uint64_t gfn)
+{
+    uint64_t pages = level_pages(&p2m->geometry, level);
+
+    if (from < to)
+        p2m_break(p2m, table + from, to - from, ~PTE_VALID,
+                  span_of(gfn + from * pages, (to - from) * pages), INVALIDATE_LATER);
+}
+
+/* A table that is collected whole is armed by its caller, who clears the entry above it. Of one
+ * that is not, what was collected is armed here, and what was not stays reachable. */
 static bool collect_table(struct p2mfast *p2m, struct harvest *harvest, uint64_t *table, int level,
                           uint64_t gfn)
 {
     uint64_t pages = level_pages(&p2m->geometry, level);
+    uint64_t first = harvest->from > gfn ? (harvest->from - gfn) / pages : 0;
+    /* The entry that an earlier call stopped in arms its own rest: touched pages may lie behind. */
+    uint64_t whole = first + (harvest->from > gfn + first * pages);
 
-    if (level == LEAF_LEVEL && runs_have_room(&harvest->runs, TABLE_WORDS)) {
+    if (level == LEAF_LEVEL && !first && runs_have_room(&harvest->runs, TABLE_WORDS)) {
         runs_append_table(&harvest->runs, p2m, table, 0, TABLE_WORDS, gfn, false);
         return true;
     }
-    for (unsigned i = 0; i < TABLE_WORDS; i++) {
+    for (uint64_t i = first; i < TABLE_WORDS; i++) {
         uint64_t pte = pte_read(&table[i]);
 
         if (!pte_is_valid(pte) || collect_entry(p2m, harvest, pte, level, gfn + i * pages))
             continue;
-        if (i)
-            p2m_break(p2m, table, i, ~PTE_VALID, span_of(gfn, i * pages), INVALIDATE_LATER);
+        arm_words(p2m, table, whole, i, level, gfn);
         return false;
     }
+    /* Begun by an earlier call: what was touched before `first` since then is not collected. */
+    if (harvest->from > gfn)
+        arm_words(p2m, table, whole, TABLE_WORDS, level, gfn);
+    return true;
+}
+
+/* One root entry. Where earlier calls began it, a second look takes what was touched behind them
+ * since, as far as there is room: the entry can be cleared only if nothing is left below it. */
+static bool collect_root_entry(struct p2mfast *p2m, struct harvest *harvest, uint64_t index)
+{
+    const struct geometry *geometry = &p2m->geometry;
+    uint64_t gfn = index << level_order(geometry, geometry->root_level);
+    uint64_t pte = pte_read(&p2m->root[index]);
+    bool begun = harvest->from > gfn;
+
+    if (!pte_is_valid(pte))
+        return true;
+    if (!collect_entry(p2m, harvest, pte, geometry->root_level, gfn))
+        return false;
+    harvest->from = 0;
+    if (!begun || collect_entry(p2m, harvest, pte, geometry->root_level, gfn))
+        arm_words(p2m, p2m->root, index, index + 1, geometry->root_level, 0);
     return true;
 }
 
@@ -282,30 +327,20 @@ int p2mfast_harvest(p2mfast_t *p2m, uint64_t *cursor, p2mfast_run_t *runs, size_
                     size_t *n)
 {
     const struct geometry *geometry = &p2m->geometry;
-    struct harvest harvest = {{runs, capacity, 0}, HARVEST_TABLES};
-    uint64_t pages = level_pages(geometry, geometry->root_level);
+    struct harvest harvest = {{runs, capacity, 0}, HARVEST_TABLES, *cursor, 0};
     uint64_t words = level_words(geometry, geometry->root_level);
-    /* Go on from the start of a root entry: what was touched since in its collected part must be
-     * collected too, before the entry is cleared. */
     uint64_t i = *cursor >> level_order(geometry, geometry->root_level);
 
     *n = 0;
-    if (!capacity || i > words)
+    if (!capacity || i >= words)
         return P2MFAST_ERROR_ARGUMENT;
     p2m_lock(p2m);
-    for (; i < words; i++) {
-        uint64_t pte = pte_read(&p2m->root[i]);
-
-        if (!pte_is_valid(pte))
-            continue;
-        if (!collect_entry(p2m, &harvest, pte, geometry->root_level, i * pages))
-            break;
-        p2m_break(p2m, &p2m->root[i], 1, ~PTE_VALID, span_of(i * pages, pages), INVALIDATE_LATER);
-    }
+    while (i < words && collect_root_entry(p2m, &harvest, i))
+        i++;
     p2m->stats.armed += i == words;
     p2m_invalidate_stale(p2m);
     p2m_unlock(p2m);
-    *cursor = i * pages;
+    *cursor = i < words ? harvest.stopped : words << level_order(geometry, geometry->root_level);
     *n = harvest.runs.n;
     return i == words ? 0 : 1;
 }

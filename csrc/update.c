@@ -18,6 +18,9 @@ struct request {
     uint64_t limit[LEAF_LEVEL + 1];
 };
 
+/* In place of a number of tables. */
+#define CORRUPT_TREE UINT64_MAX
+
 static bool removes(uint64_t mfn)
 {
     return mfn == P2MFAST_INVALID_MFN;
@@ -73,27 +76,29 @@ static uint64_t tables_below(const struct p2mfast *p2m, const struct request *re
     return tables;
 }
 
-static uint64_t need_of(const struct p2mfast *p2m, const struct request *request,
-                        const uint64_t *table, int level, struct span pages)
+/* Added to *need. False: the tree is corrupt. */
+static bool count_need(const struct p2mfast *p2m, const struct request *request,
+                       const uint64_t *table, int level, struct span pages, uint64_t *need)
 {
     unsigned order = level_order(&p2m->geometry, level);
-    uint64_t need = 0;
 
+    if (!table)
+        return false;
     if (level == LEAF_LEVEL)
-        return 0;
+        return true;
     pages.end = min_u64(pages.end, request->limit[level + 1]);
     for (uint64_t gfn = pages.start; gfn < pages.end; gfn = next_boundary(gfn, order)) {
         uint64_t pte = pte_read(table + level_index(&p2m->geometry, level, gfn));
         struct span part = {gfn, min_u64(pages.end, next_boundary(gfn, order))};
 
-        if (!pte_is_present(&p2m->geometry, pte))
-            need += removes(request->mfn) ? 0 : tables_below(p2m, request, level, part);
-        else if (pte_is_table(pte, level))
-            need += need_of(p2m, request, p2m_next_table(p2m, pte), level + 1, part);
-        else
-            need += tables_below(p2m, request, level, part);
+        if (pte_is_present(&p2m->geometry, pte) && pte_is_table(pte, level)) {
+            if (!count_need(p2m, request, p2m_next_table(p2m, pte), level + 1, part, need))
+                return false;
+        } else if (pte_is_present(&p2m->geometry, pte) || !removes(request->mfn)) {
+            *need += tables_below(p2m, request, level, part);
+        }
     }
-    return need;
+    return true;
 }
 
 /* Everything that could still fail; nothing is changed by it. removed: runs of counted mappings
@@ -102,6 +107,8 @@ static int reserve(struct p2mfast *p2m, uint64_t tables, uint64_t removed)
 {
     const p2mfast_platform_t *platform = &p2m->platform;
 
+    if (tables == CORRUPT_TREE)
+        return P2MFAST_ERROR_CORRUPT;
     if (tables && (tables > p2m->max_tables - p2m->stats.tables ||
                    platform->reserve(platform->context, tables)))
         return P2MFAST_ERROR_TABLES;
@@ -350,14 +357,15 @@ static uint64_t attributes_of(unsigned type, unsigned access, unsigned flags)
 /* Under the lock: the request is applied whole, or refused and nothing has changed. */
 static int update(struct p2mfast *p2m, struct request *request, unsigned flags)
 {
+    struct span pages = {request->start, request->end};
+    uint64_t need = 0;
     int error;
 
     plan(p2m, request, flags);
+    if (!count_need(p2m, request, p2m->root, p2m->geometry.root_level, pages, &need))
+        return P2MFAST_ERROR_CORRUPT;
     /* What goes of one leaf is one run, whatever it is split into on the way. */
-    error = reserve(p2m,
-                    need_of(p2m, request, p2m->root, p2m->geometry.root_level,
-                            (struct span){request->start, request->end}),
-                    min_u64(p2m->counted, request->end - request->start));
+    error = reserve(p2m, need, min_u64(p2m->counted, pages.end - pages.start));
     if (error)
         return error;
     if (!removes(request->mfn))
@@ -420,12 +428,15 @@ int p2mfast_remove_mapping(p2mfast_t *p2m, uint64_t gfn, uint64_t nr, uint64_t m
 
 /* ---- Scattered pages ---- */
 
-/* Level at which the way to gfn's last table breaks off, or LEAF_LEVEL where nothing is missing. */
+/* Level at which the way to gfn's last table breaks off, or LEAF_LEVEL where nothing is missing;
+ * negative: the tree is corrupt there. */
 static int missing_from(const struct p2mfast *p2m, uint64_t gfn, uint64_t mfn)
 {
     struct walk walk;
     enum walk_outcome outcome = p2m_walk(p2m, WALK_SOFTWARE, gfn, &walk);
 
+    if (outcome == WALK_FAULT)
+        return -1;
     return outcome == WALK_HOLE && removes(mfn) ? LEAF_LEVEL : walk.level;
 }
 
@@ -472,7 +483,7 @@ static void sort_keys(uint64_t *keys, size_t n)
 }
 
 /* Tables that n scattered pages take; at most too many where they come in no order. With `keys`
- * (room for n), exactly. */
+ * (room for n), exactly. CORRUPT_TREE: a way leads outside. */
 static uint64_t need_of_scattered(const struct p2mfast *p2m, const uint64_t *gfns,
                                   const uint64_t *mfns, size_t n, uint64_t *keys)
 {
@@ -483,6 +494,8 @@ static uint64_t need_of_scattered(const struct p2mfast *p2m, const uint64_t *gfn
     for (size_t i = 0; i < n; i++) {
         int level = missing_from(p2m, gfns[i], mfns[i]);
 
+        if (level < 0)
+            return CORRUPT_TREE;
         if (level == LEAF_LEVEL)
             continue;
         if (keys)

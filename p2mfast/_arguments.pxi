@@ -181,6 +181,8 @@ cdef _raise(P2M p2m, int error):
                           f" ({tables} in use, {quota})")
     if error == P2MFAST_ERROR_MISMATCH:
         raise MappingMismatch("other RAM than mfn is mapped in the range; nothing was removed")
+    if error == P2MFAST_ERROR_CORRUPT:
+        raise P2MError("a table pointer leads outside the table memory: check() tells where")
     if error == P2MFAST_ERROR_MEMORY:
         raise MemoryError("no memory for the engine's bookkeeping")
     if error == P2MFAST_ERROR_RANGE:

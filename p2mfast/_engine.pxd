@@ -85,6 +85,7 @@ cdef extern from "p2mfast/p2mfast.h" nogil:
         P2MFAST_ERROR_TABLE_BASE
         P2MFAST_ERROR_IPA_BITS
         P2MFAST_ERROR_PA_BITS
+        P2MFAST_ERROR_CORRUPT
 
     p2mfast_t *p2mfast_create_with_error(const p2mfast_config_t *config, int *error)
     void p2mfast_destroy(p2mfast_t *p2m)

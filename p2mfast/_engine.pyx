@@ -18,6 +18,7 @@ from p2mfast.errors import (
     MappingMismatch,
     OutOfRange,
     OutOfTables,
+    P2MError,
     Stage2Fault,
 )
 from p2mfast.types import (

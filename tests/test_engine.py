@@ -96,6 +96,40 @@ def test_check_finds_what_is_planted() -> None:
     assert p2m.check() == []
 
 
+def test_a_corrupt_pointer_crashes_nothing() -> None:
+    """Every call on a tree whose table pointer leads outside: an answer or an error."""
+    p2m = pf.P2M(40)
+    p2m.set_entry(0, 4, 100)
+    p2m.set_entry(512, 4, 200)
+    p2m.invalidate_root()
+    p2m.resolve_translation_fault(0)
+    row = next(
+        r for r in range(2, p2m.tables.shape[0]) if int(p2m.tables[r, 1]) >> 55 and
+        not p2m.tables[r, 2:].any()
+    )  # fmt: skip
+    word = ctypes.c_uint64.from_address(p2m.tables[row].ctypes.data)
+    word.value = word.value & ~0x0000_FFFF_FFFF_F000 | 0x0000_FFFF_FFFF_F000
+    with pytest.raises(pf.P2MError, match="outside"):
+        p2m.set_entry(0, 1, 7)
+    with pytest.raises(pf.P2MError, match="outside"):
+        p2m.set_entries([0, 600], [7, 8])
+    with pytest.raises(pf.P2MError, match="outside"):
+        p2m.set_entry(0, 600, None, max_order=0)
+    with pytest.raises(pf.Stage2Fault) as caught:
+        p2m.translate(0)
+    assert caught.value.kind is pf.FaultKind.EXTERNAL
+    assert p2m.get_entry(0).mfn is None
+    for depth in ("level", "path"):
+        assert p2m.resolve_translation_fault(0, depth=depth) is False
+    assert p2m.resolve_translation_fault(512, order=10) is True
+    assert p2m.cache_flush_range(0, 1 << 28, skip="none").pages == 4
+    assert p2m.mapped_runs()["gfn"].tolist() == [512]
+    assert len(p2m.entries()) > 4
+    assert p2m.harvest().pages == 4  # the whole group was made reachable
+    assert any("outside" in finding for finding in p2m.check())
+    assert p2m.relinquish()
+
+
 # ---- Events ----
 
 

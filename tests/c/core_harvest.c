@@ -172,25 +172,56 @@ static void test_touched_meanwhile(void)
 }
 
 /* The one case by hand: the piece before has collected the page, the root's entry is not armed
- * yet, and the page is touched again. */
+ * yet, and the page is touched again. The harvest goes on all the same, and keeps the page for the
+ * next one where there is no room left for it. */
 static void test_touched_again_in_this_harvest(void)
+{
+    for (size_t capacity = 1; capacity <= 2; capacity++) {
+        struct p2mfast *p2m = pool_start(40);
+        p2mfast_run_t runs[2];
+        uint64_t cursor = 0;
+        size_t n;
+
+        CHECK_EQUAL(pool_map(p2m, 0, 1, 0x100, 0), 0);
+        CHECK_EQUAL(pool_map(p2m, 1, 1, 0x200, 0), 0);
+        CHECK_EQUAL(p2mfast_harvest(p2m, &cursor, runs, 1, &n), 1);
+        CHECK(n == 1 && runs[0].gfn == 0 && runs[0].mfn == 0x100 && runs[0].nr == 1);
+        CHECK(!pool_reachable(p2m, 0) && pool_reachable(p2m, 1));
+        CHECK_EQUAL(p2mfast_resolve_translation_fault(p2m, 0, P2MFAST_DEPTH_PATH, 0), 1);
+        CHECK_EQUAL(p2mfast_harvest(p2m, &cursor, runs, capacity, &n), 0);
+        CHECK(n == capacity && runs[0].gfn == 1);
+        CHECK(!pool_reachable(p2m, 1));
+        if (capacity == 1) {
+            CHECK(pool_reachable(p2m, 0));
+            cursor = 0;
+            CHECK_EQUAL(p2mfast_harvest(p2m, &cursor, runs, 1, &n), 0);
+            CHECK_EQUAL(n, 1);
+        }
+        CHECK_EQUAL(runs[n - 1].gfn, 0);
+        CHECK(!pool_reachable(p2m, 0));
+        CHECK(!(p2m->root[0] & 1));
+        CHECK_SOUND(p2m);
+    }
+}
+
+/* A guest that keeps touching what was collected cannot hold a harvest up. */
+static void test_a_busy_guest(void)
 {
     struct p2mfast *p2m = pool_start(40);
     p2mfast_run_t run;
     uint64_t cursor = 0;
+    unsigned calls = 0;
+    int more = 1;
     size_t n;
 
-    CHECK_EQUAL(pool_map(p2m, 0, 1, 0x100, 0), 0);
-    CHECK_EQUAL(pool_map(p2m, 1, 1, 0x200, 0), 0);
-    CHECK_EQUAL(p2mfast_harvest(p2m, &cursor, &run, 1, &n), 1);
-    CHECK(n == 1 && run.gfn == 0 && run.mfn == 0x100 && run.nr == 1);
-    CHECK(!pool_reachable(p2m, 0) && pool_reachable(p2m, 1));
-    CHECK_EQUAL(p2mfast_resolve_translation_fault(p2m, 0, P2MFAST_DEPTH_PATH, 0), 1);
-    CHECK_EQUAL(p2mfast_harvest(p2m, &cursor, &run, 1, &n), 1);
-    CHECK(n == 1 && run.gfn == 0);
-    CHECK_EQUAL(p2mfast_harvest(p2m, &cursor, &run, 1, &n), 0);
-    CHECK(n == 1 && run.gfn == 1);
-    CHECK(!pool_reachable(p2m, 0) && !pool_reachable(p2m, 1));
+    for (uint64_t gfn = 0; gfn < 20; gfn++)
+        CHECK_EQUAL(pool_map(p2m, gfn * 100, 1, 0x1000 + gfn * 7, 0), 0);
+    while (more && ++calls < 100) {
+        more = p2mfast_harvest(p2m, &cursor, &run, 1, &n);
+        for (uint64_t gfn = 0; more && gfn <= run.gfn; gfn += 100)
+            CHECK_EQUAL(p2mfast_resolve_translation_fault(p2m, gfn, P2MFAST_DEPTH_PATH, 0), 1);
+    }
+    CHECK(calls <= 21);
     CHECK_SOUND(p2m);
 }
 
@@ -234,6 +265,7 @@ void core_harvest_tests(void)
     RUN(test_in_pieces);
     RUN(test_touched_meanwhile);
     RUN(test_touched_again_in_this_harvest);
+    RUN(test_a_busy_guest);
     RUN(test_runs);
     RUN(test_arguments);
 }

@@ -42,6 +42,7 @@ enum p2mfast_error {
     P2MFAST_ERROR_TABLE_BASE = -6, /* table_base_mfn: misaligned, or outside pa_bits */
     P2MFAST_ERROR_IPA_BITS = -7,   /* ipa_bits: none of 32 36 40 42 44 48 */
     P2MFAST_ERROR_PA_BITS = -8,    /* pa_bits: none of 32 36 40 42 44 48 */
+    P2MFAST_ERROR_CORRUPT = -9,    /* a table pointer leads outside the table memory */
 };
 
 /* What a GFN is mapped to; Xen's numbering (xen/arch/arm/include/asm/p2m.h, p2m_type_t). */
@@ -243,8 +244,9 @@ int p2mfast_resolve_translation_faults(p2mfast_t *p2m, const uint64_t *gfns, siz
                                        unsigned depth, unsigned order, uint8_t *resolved);
 /* Collect the reachable RAM and arm it, piece by piece. Start with *cursor = 0. Each call collects
  * AND arms its own piece; at most `capacity` runs (at least 1) go to runs, their number to *n.
- * 1: more, 0: done, and the root is armed. What is not yet collected stays reachable. Clean the
- * runs afterwards, outside any lock. */
+ * 1: more, 0: done, and the root is armed. What is not yet collected stays reachable; so does, for
+ * the next harvest, what was touched again behind the cursor and found no room in the piece that
+ * ends its root entry. Clean the runs afterwards, outside any lock. */
 int p2mfast_harvest(p2mfast_t *p2m, uint64_t *cursor, p2mfast_run_t *runs, size_t capacity,
                     size_t *n);
 
