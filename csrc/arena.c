@@ -9,30 +9,68 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define SMALL_FRAMES 256
+#define STEP_BYTES ((size_t)2 << 20)
+#define STEP_FRAMES (STEP_BYTES / TABLE_BYTES)
+
+#ifndef MADV_POPULATE_WRITE /* Linux 5.14; older ones refuse it, and fault pages in as they are    \
+                               used */
+#define MADV_POPULATE_WRITE 23
+#endif
+
+/* Tables that fill the machine's memory would be killed with their process; an error is better. */
+static uint64_t frames_of_machine(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES);
+    long bytes = sysconf(_SC_PAGESIZE);
+
+    return pages > 0 && bytes > 0 ? (uint64_t)pages * ((uint64_t)bytes / TABLE_BYTES) : UINT64_MAX;
+}
+
 int arena_init(struct arena *arena, uint64_t frames)
 {
-    long machine = sysconf(_SC_PHYS_PAGES);
-    long page = sysconf(_SC_PAGESIZE);
-    void *memory;
+    uint64_t fits = frames_of_machine();
+    size_t bytes;
+    uintptr_t start;
+    void *range;
 
-    /* Tables that fill the machine's memory would be killed with their process; an error is
-     * better. */
-    if (machine > 0 && page > 0) {
-        uint64_t fits = (uint64_t)machine * ((uint64_t)page / TABLE_BYTES);
-
-        frames = frames < fits ? frames : fits;
-    }
-    memory = mmap(NULL, frames * TABLE_BYTES, PROT_READ | PROT_WRITE,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED)
+    frames = frames < fits ? frames : fits;
+    /* Room to put the first step, behind the small frames, at a multiple of its size. */
+    bytes = frames * TABLE_BYTES + (frames > SMALL_FRAMES ? STEP_BYTES : 0);
+    range = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                 -1, 0);
+    if (range == MAP_FAILED)
         return P2MFAST_ERROR_MEMORY;
-    *arena = (struct arena){memory, frames, 0, 0, NO_FRAME};
+    start = (uintptr_t)range;
+    if (frames > SMALL_FRAMES) {
+        start += SMALL_FRAMES * TABLE_BYTES + STEP_BYTES - 1;
+        start -= start % STEP_BYTES + SMALL_FRAMES * TABLE_BYTES;
+    }
+    *arena = (struct arena){.memory = (uint64_t *)start,
+                            .frames = frames,
+                            .ready = SMALL_FRAMES,
+                            .range = range,
+                            .range_bytes = bytes,
+                            .recycled = NO_FRAME};
     return 0;
 }
 
 void arena_destroy(struct arena *arena)
 {
-    munmap(arena->memory, arena->frames * TABLE_BYTES);
+    munmap(arena->range, arena->range_bytes);
+}
+
+/* One fault for a step instead of one a table. What the machine refuses is faulted in later. */
+static void make_step_ready(struct arena *arena)
+{
+    uint64_t left = arena->frames - arena->ready;
+    void *step = arena->memory + arena->ready * TABLE_WORDS;
+
+    if (left >= STEP_FRAMES) {
+        (void)madvise(step, STEP_BYTES, MADV_HUGEPAGE);
+        (void)madvise(step, STEP_BYTES, MADV_POPULATE_WRITE);
+    }
+    arena->ready += STEP_FRAMES;
 }
 
 uint64_t arena_take_roots(struct arena *arena, unsigned count)
@@ -55,8 +93,13 @@ uint64_t arena_take(struct arena *arena, bool zeroed)
     uint64_t frame = arena->recycled;
     uint64_t *table;
 
-    if (frame == NO_FRAME) /* fresh from the kernel: zeroed */
-        return arena->in_range < arena->frames ? arena->in_range++ : NO_FRAME;
+    if (frame == NO_FRAME) { /* a fresh one, which the kernel has zeroed */
+        if (arena->in_range == arena->frames)
+            return NO_FRAME;
+        if (arena->in_range == arena->ready)
+            make_step_ready(arena);
+        return arena->in_range++;
+    }
     table = arena->memory + frame * TABLE_WORDS;
     arena->recycled = (table[0] >> PAGE_SHIFT) - 1;
     arena->free--;

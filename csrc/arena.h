@@ -1,6 +1,7 @@
 /*
  * Table frames for a hosted process: one reserved address range a P2M, frames handed out from its
- * start and recycled.
+ * start and recycled. The first frames are in small pages, for small P2Ms are many; what follows is
+ * made ready 2 MiB at a time, in huge pages where the machine gives them, just before it is used.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -8,11 +9,15 @@
 #define P2MFAST_ARENA_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct arena {
     uint64_t *memory;
-    uint64_t frames;   /* reserved */
+    uint64_t frames; /* reserved */
+    uint64_t ready;  /* [0, ready) is in memory, or left to be faulted in by small pages */
+    void *range;     /* as reserved, before it was aligned */
+    size_t range_bytes;
     uint64_t in_range; /* frames handed out so far, recycled ones included: [0, in_range) */
     uint64_t free;     /* recycled and not in use */
     uint64_t recycled; /* head of their chain */
