@@ -2,6 +2,7 @@
 
 import os
 import sys
+from glob import glob
 
 import numpy as np
 from Cython.Build import cythonize
@@ -16,6 +17,7 @@ CORE = [
     "p2m",
     "reclaim",
     "runs",
+    "scatter",
     "track",
     "update",
     "vec",
@@ -39,24 +41,7 @@ engine = Extension(
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     extra_compile_args=flags,
     extra_link_args=link,
-    depends=[
-        *(
-            f"csrc/{name}.h"
-            for name in (
-                "arena",
-                "descriptor",
-                "geometry",
-                "p2m",
-                "platform",
-                "runs",
-                "vec",
-                "vec_loops",
-                "walk",
-            )
-        ),
-        "csrc/include/p2mfast/p2mfast.h",
-        "p2mfast/_arguments.pxi",
-    ],
+    depends=[*glob("csrc/**/*.h", recursive=True), "p2mfast/_arguments.pxi"],
 )
 
 setup(ext_modules=cythonize([engine], compiler_directives={"language_level": 3}))

@@ -164,28 +164,6 @@ struct last_table {
     bool reachable;
 };
 
-/* Go down to the table that is read at `target`; NULL where there is none. */
-static inline const uint64_t *descend(const struct p2mfast *p2m, enum walk_view view, uint64_t gfn,
-                                      int target, bool *reachable)
-{
-    const struct geometry *geometry = &p2m->geometry;
-    const uint64_t *table = p2m->root;
-    struct walk walk;
-
-    walk_start(geometry, &walk, gfn);
-    while (walk.level < target) {
-        uint64_t pte = pte_read(table + level_index(geometry, walk.level, gfn));
-
-        if (walk_step(geometry, view, &walk, pte) != WALK_NEXT)
-            return NULL;
-        table = p2m_table(p2m, walk.table_mfn);
-        if (!table)
-            return NULL;
-    }
-    *reachable = walk.reachable;
-    return table;
-}
-
 static inline void approach_table(const struct p2mfast *p2m, enum walk_view view, uint64_t gfn,
                                   struct last_table *last)
 {
@@ -195,7 +173,7 @@ static inline void approach_table(const struct p2mfast *p2m, enum walk_view view
         return;
     last->block = gfn >> order;
     last->table = gfn < p2m->geometry.gfn_limit && gfn <= highest(p2m)
-                      ? descend(p2m, view, gfn, LEAF_LEVEL, &last->reachable)
+                      ? p2m_descend(p2m, view, gfn, LEAF_LEVEL, &last->reachable)
                       : NULL;
 }
 
@@ -221,7 +199,7 @@ static inline void approach_level_2(const struct p2mfast *p2m, enum walk_view vi
 
     if (gfn >= p2m->geometry.gfn_limit)
         return;
-    table = descend(p2m, view, gfn, LEAF_LEVEL - 1, &reachable);
+    table = p2m_descend(p2m, view, gfn, LEAF_LEVEL - 1, &reachable);
     if (table)
         __builtin_prefetch(table + level_index(&p2m->geometry, LEAF_LEVEL - 1, gfn));
 }

@@ -160,6 +160,28 @@ static inline enum walk_outcome p2m_walk(const struct p2mfast *p2m, enum walk_vi
     }
 }
 
+/* Go down to the table that is read at `target`; NULL where there is none. */
+static inline uint64_t *p2m_descend(const struct p2mfast *p2m, enum walk_view view, uint64_t gfn,
+                                    int target, bool *reachable)
+{
+    const struct geometry *geometry = &p2m->geometry;
+    uint64_t *table = p2m->root;
+    struct walk walk;
+
+    walk_start(geometry, &walk, gfn);
+    while (walk.level < target) {
+        uint64_t pte = pte_read(table + level_index(geometry, walk.level, gfn));
+
+        if (walk_step(geometry, view, &walk, pte) != WALK_NEXT)
+            return NULL;
+        table = p2m_table(p2m, walk.table_mfn);
+        if (!table)
+            return NULL;
+    }
+    *reachable = walk.reachable;
+    return table;
+}
+
 /* ---- Between the core's files ---- */
 
 /* The leaves of a subtree that was unlinked go out of the counts, its tables onto the chain of

@@ -46,66 +46,69 @@ static void set_valid_group(struct p2mfast *p2m, uint64_t *table, struct span pa
     }
 }
 
-static bool any_leaf(const struct p2mfast *p2m, const uint64_t *table, int level, struct span pages)
+/* Make what is mapped at gfn reachable. The invalid state of a table entry is pushed down to all
+ * its children first, and the topmost entry becomes valid last: until then no walk can come by, so
+ * nothing below can be cached and no invalidation is due. Returns the level of its leaf, whose
+ * table is *table, or a negative number where nothing is mapped. */
+static int resolve_page(struct p2mfast *p2m, uint64_t gfn, uint64_t **table)
 {
     const struct geometry *geometry = &p2m->geometry;
-    unsigned order = level_order(geometry, level);
+    uint64_t *words[LEVELS];
+    int level = geometry->root_level;
 
-    if (!table) /* a corrupt tree */
-        return false;
-    for (uint64_t gfn = pages.start; gfn < pages.end; gfn = next_boundary(gfn, order)) {
-        uint64_t pte = pte_read(table + level_index(geometry, level, gfn));
-        struct span part = {gfn, min_u64(pages.end, next_boundary(gfn, order))};
+    *table = p2m->root;
+    for (;; level++) {
+        uint64_t pte;
 
-        if (pte_is_present(geometry, pte) &&
-            (!pte_is_table(pte, level) || any_leaf(p2m, p2m_next_table(p2m, pte), level + 1, part)))
-            return true;
-    }
-    return false;
-}
-
-/* Make what is mapped of `pages` reachable below one table. The invalid state of a table entry is
- * pushed down to all its children first, and the entry becomes valid last: until then no walk can
- * come by, so nothing below can be cached and no invalidation is due. */
-static void make_reachable(struct p2mfast *p2m, uint64_t *table, int level, struct span pages)
-{
-    const struct geometry *geometry = &p2m->geometry;
-    unsigned order = level_order(geometry, level);
-
-    if (level == LEAF_LEVEL) {
-        set_valid_group(p2m, table, pages);
-        return;
-    }
-    for (uint64_t gfn = pages.start; gfn < pages.end; gfn = next_boundary(gfn, order)) {
-        uint64_t *word = table + level_index(geometry, level, gfn);
-        uint64_t pte = pte_read(word);
-        struct span part = {gfn, min_u64(pages.end, next_boundary(gfn, order))};
-
+        words[level - MIN_LEVEL] = *table + level_index(geometry, level, gfn);
+        pte = pte_read(words[level - MIN_LEVEL]);
         if (!pte_is_present(geometry, pte))
-            continue;
-        if (pte_is_table(pte, level)) {
-            uint64_t *below = p2m_next_table(p2m, pte);
-
-            if (!any_leaf(p2m, below, level + 1, part))
-                continue;
-            if (!pte_is_valid(pte))
-                p2m_break(p2m, below, TABLE_WORDS, ~PTE_VALID, part, INVALIDATE_NOTHING);
-            make_reachable(p2m, below, level + 1, part);
-        }
-        if (!pte_is_valid(pte))
-            set_valid(p2m, word, pte);
+            return -1;
+        if (!pte_is_table(pte, level))
+            break;
+        *table = p2m_next_table(p2m, pte);
+        if (!*table) /* a corrupt tree */
+            return -1;
     }
+    for (int at = geometry->root_level; at < level; at++) {
+        uint64_t pte = pte_read(words[at - MIN_LEVEL]);
+
+        if (!pte_is_valid(pte))
+            p2m_break(p2m, p2m_next_table(p2m, pte), TABLE_WORDS, ~PTE_VALID, span_of(gfn, 1),
+                      INVALIDATE_NOTHING);
+    }
+    for (int at = level; at >= geometry->root_level; at--) {
+        uint64_t pte = pte_read(words[at - MIN_LEVEL]);
+
+        if (!pte_is_valid(pte))
+            set_valid(p2m, words[at - MIN_LEVEL], pte);
+    }
+    return level;
 }
 
 static bool resolve_path(struct p2mfast *p2m, uint64_t gfn, unsigned order)
 {
-    struct span group = {align_down(gfn, order), next_boundary(gfn, order)};
+    uint64_t end = min_u64(next_boundary(gfn, order), p2m->geometry.gfn_limit);
+    uint64_t *table;
     struct walk walk;
 
-    if (p2m_walk(p2m, WALK_SOFTWARE, gfn, &walk) != WALK_LEAF)
+    if (resolve_page(p2m, gfn, &table) < 0)
         return false;
-    group.end = min_u64(group.end, p2m->geometry.gfn_limit);
-    make_reachable(p2m, p2m->root, p2m->geometry.root_level, group);
+    if (!order)
+        return true;
+    for (uint64_t at = align_down(gfn, order); at < end;) {
+        int level = resolve_page(p2m, at, &table);
+
+        if (level == LEAF_LEVEL) { /* and its neighbours in that table, at once */
+            struct span rest = {at, min_u64(end, next_boundary(at, 9))};
+
+            set_valid_group(p2m, table, rest);
+            at = rest.end;
+            continue;
+        }
+        p2m_walk(p2m, WALK_SOFTWARE, at, &walk);
+        at = next_boundary(at, level_order(&p2m->geometry, walk.level));
+    }
     return true;
 }
 

@@ -5,7 +5,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "p2m.h"
+#include "update.h"
 
 /* A request for the pages [start, end). Superpages begin where all that follows is aligned, so
  * each level serves one stretch: [.., limit[3]) in pages, [limit[3], limit[2]) in 2 MiB blocks,
@@ -17,14 +17,6 @@ struct request {
     uint64_t attributes;
     uint64_t limit[LEAF_LEVEL + 1];
 };
-
-/* In place of a number of tables. */
-#define CORRUPT_TREE UINT64_MAX
-
-static bool removes(uint64_t mfn)
-{
-    return mfn == P2MFAST_INVALID_MFN;
-}
 
 static uint64_t align_up(uint64_t gfn, unsigned order)
 {
@@ -101,9 +93,7 @@ static bool count_need(const struct p2mfast *p2m, const struct request *request,
     return true;
 }
 
-/* Everything that could still fail; nothing is changed by it. removed: runs of counted mappings
- * that can go at the most. */
-static int reserve(struct p2mfast *p2m, uint64_t tables, uint64_t removed)
+int update_reserve(struct p2mfast *p2m, uint64_t tables, uint64_t removed)
 {
     const p2mfast_platform_t *platform = &p2m->platform;
 
@@ -172,10 +162,7 @@ static uint64_t shatter(struct p2mfast *p2m, uint64_t *word, int level, int targ
     return top;
 }
 
-/* The word for gfn in its table of level `target`, which is installed or made by shattering where
- * it is missing. NULL: a removal met a hole, at *stop; or (stop is the root's level - 1) the
- * platform broke its promise of table frames. */
-static uint64_t *find_word(struct p2mfast *p2m, uint64_t gfn, int target, bool remove, int *stop)
+uint64_t *update_find_word(struct p2mfast *p2m, uint64_t gfn, int target, bool remove, int *stop)
 {
     const struct geometry *geometry = &p2m->geometry;
     int level = geometry->root_level;
@@ -241,10 +228,8 @@ static void settle_counted(struct p2mfast *p2m, const uint64_t *words, size_t n,
         p2m->counted += n;
 }
 
-/* Replace n words of one table, at most one of them a pointer to a table. mfn is for the first
- * word; P2MFAST_INVALID_MFN removes. */
-static void change_words(struct p2mfast *p2m, uint64_t *words, size_t n, int level, uint64_t gfn,
-                         uint64_t mfn, uint64_t attributes)
+void update_words(struct p2mfast *p2m, uint64_t *words, size_t n, int level, uint64_t gfn,
+                  uint64_t mfn, uint64_t attributes)
 {
     const struct geometry *geometry = &p2m->geometry;
     bool remove = removes(mfn);
@@ -284,11 +269,11 @@ static void change_run(struct p2mfast *p2m, const struct request *request, uint6
     uint64_t any;
 
     if (level == LEAF_LEVEL || !p2m->vec->count(words, n, p2m->geometry.type_mask, &any)) {
-        change_words(p2m, words, n, level, gfn, mfn, request->attributes);
+        update_words(p2m, words, n, level, gfn, mfn, request->attributes);
         return;
     }
     for (size_t i = 0; i < n; i++)
-        change_words(p2m, words + i, 1, level, gfn + i * pages,
+        update_words(p2m, words + i, 1, level, gfn + i * pages,
                      removes(mfn) ? mfn : mfn + i * pages, request->attributes);
 }
 
@@ -303,7 +288,7 @@ static void apply(struct p2mfast *p2m, const struct request *request)
         while (gfn < request->limit[level]) {
             uint64_t end = min_u64(request->limit[level], next_boundary(gfn, table_order));
             int stop = level;
-            uint64_t *words = find_word(p2m, gfn, level, removes(request->mfn), &stop);
+            uint64_t *words = update_find_word(p2m, gfn, level, removes(request->mfn), &stop);
 
             if (!words) {
                 gfn =
@@ -317,7 +302,7 @@ static void apply(struct p2mfast *p2m, const struct request *request)
     }
 }
 
-static void extend_bounds(struct p2mfast *p2m, uint64_t first, uint64_t last)
+void update_extend_bounds(struct p2mfast *p2m, uint64_t first, uint64_t last)
 {
     __atomic_store_n(&p2m->max_mapped_gfn, max_u64(p2m->max_mapped_gfn, last), __ATOMIC_RELAXED);
     __atomic_store_n(&p2m->lowest_mapped_gfn, min_u64(p2m->lowest_mapped_gfn, first),
@@ -326,7 +311,7 @@ static void extend_bounds(struct p2mfast *p2m, uint64_t first, uint64_t last)
 
 /* ---- Ranges ---- */
 
-static int check_pages(const struct p2mfast *p2m, uint64_t gfn, uint64_t nr, uint64_t mfn)
+int update_check_pages(const struct p2mfast *p2m, uint64_t gfn, uint64_t nr, uint64_t mfn)
 {
     const struct geometry *geometry = &p2m->geometry;
 
@@ -339,7 +324,7 @@ static int check_pages(const struct p2mfast *p2m, uint64_t gfn, uint64_t nr, uin
     return 0;
 }
 
-static int check_kind(unsigned type, unsigned access, unsigned flags, bool remove)
+int update_check_kind(unsigned type, unsigned access, unsigned flags, bool remove)
 {
     const unsigned known = P2MFAST_ARMED | P2MFAST_MAX_ORDER_9 | P2MFAST_MAX_ORDER_0;
 
@@ -349,7 +334,7 @@ static int check_kind(unsigned type, unsigned access, unsigned flags, bool remov
     return 0;
 }
 
-static uint64_t attributes_of(unsigned type, unsigned access, unsigned flags)
+uint64_t update_attributes(unsigned type, unsigned access, unsigned flags)
 {
     return pte_attributes(type, access) & ~(flags & P2MFAST_ARMED ? PTE_VALID : 0);
 }
@@ -365,11 +350,11 @@ static int update(struct p2mfast *p2m, struct request *request, unsigned flags)
     if (!count_need(p2m, request, p2m->root, p2m->geometry.root_level, pages, &need))
         return P2MFAST_ERROR_CORRUPT;
     /* What goes of one leaf is one run, whatever it is split into on the way. */
-    error = reserve(p2m, need, min_u64(p2m->counted, pages.end - pages.start));
+    error = update_reserve(p2m, need, min_u64(p2m->counted, pages.end - pages.start));
     if (error)
         return error;
     if (!removes(request->mfn))
-        extend_bounds(p2m, request->start, request->end - 1);
+        update_extend_bounds(p2m, request->start, request->end - 1);
     apply(p2m, request);
     p2m_release_retired(p2m);
     return 0;
@@ -379,13 +364,13 @@ int p2mfast_set_entry(p2mfast_t *p2m, uint64_t gfn, uint64_t nr, uint64_t mfn, u
                       unsigned access, unsigned flags)
 {
     struct request request = {.start = gfn, .end = gfn + nr, .mfn = mfn};
-    int error = check_pages(p2m, gfn, nr, mfn);
+    int error = update_check_pages(p2m, gfn, nr, mfn);
 
     if (!error)
-        error = check_kind(type, access, flags, removes(mfn));
+        error = update_check_kind(type, access, flags, removes(mfn));
     if (error)
         return error;
-    request.attributes = attributes_of(type, access, flags);
+    request.attributes = update_attributes(type, access, flags);
     p2m_lock(p2m);
     error = update(p2m, &request, removes(mfn) ? 0 : flags);
     p2m_unlock(p2m);
@@ -413,7 +398,7 @@ static bool range_matches(const struct p2mfast *p2m, uint64_t gfn, uint64_t nr, 
 int p2mfast_remove_mapping(p2mfast_t *p2m, uint64_t gfn, uint64_t nr, uint64_t mfn)
 {
     struct request request = {.start = gfn, .end = gfn + nr, .mfn = P2MFAST_INVALID_MFN};
-    int error = check_pages(p2m, gfn, nr, mfn);
+    int error = update_check_pages(p2m, gfn, nr, mfn);
 
     if (error)
         return error;
@@ -422,158 +407,6 @@ int p2mfast_remove_mapping(p2mfast_t *p2m, uint64_t gfn, uint64_t nr, uint64_t m
         error = update(p2m, &request, 0);
     else
         error = P2MFAST_ERROR_MISMATCH;
-    p2m_unlock(p2m);
-    return error;
-}
-
-/* ---- Scattered pages ---- */
-
-/* Level at which the way to gfn's last table breaks off, or LEAF_LEVEL where nothing is missing;
- * negative: the tree is corrupt there. */
-static int missing_from(const struct p2mfast *p2m, uint64_t gfn, uint64_t mfn)
-{
-    struct walk walk;
-    enum walk_outcome outcome = p2m_walk(p2m, WALK_SOFTWARE, gfn, &walk);
-
-    if (outcome == WALK_FAULT)
-        return -1;
-    return outcome == WALK_HOLE && removes(mfn) ? LEAF_LEVEL : walk.level;
-}
-
-/* Tables that the way to gfn lacks and the way to `before` does not lack as well. */
-static uint64_t tables_missing(const struct p2mfast *p2m, uint64_t gfn, int level,
-                               const uint64_t *before)
-{
-    uint64_t tables = 0;
-
-    for (; level < LEAF_LEVEL; level++) {
-        unsigned order = level_order(&p2m->geometry, level);
-
-        tables += !before || gfn >> order != *before >> order;
-    }
-    return tables;
-}
-
-/* Heapsort: in place, no worst case, and this is the rare path. */
-static void sift_down(uint64_t *keys, size_t root, size_t n)
-{
-    for (size_t child; (child = 2 * root + 1) < n; root = child) {
-        uint64_t key = keys[root];
-
-        if (child + 1 < n && keys[child + 1] > keys[child])
-            child++;
-        if (keys[child] <= key)
-            return;
-        keys[root] = keys[child];
-        keys[child] = key;
-    }
-}
-
-static void sort_keys(uint64_t *keys, size_t n)
-{
-    for (size_t i = n / 2; i-- > 0;)
-        sift_down(keys, i, n);
-    for (size_t i = n; i-- > 1;) {
-        uint64_t key = keys[i];
-
-        keys[i] = keys[0];
-        keys[0] = key;
-        sift_down(keys, 0, i);
-    }
-}
-
-/* Tables that n scattered pages take; at most too many where they come in no order. With `keys`
- * (room for n), exactly. CORRUPT_TREE: a way leads outside. */
-static uint64_t need_of_scattered(const struct p2mfast *p2m, const uint64_t *gfns,
-                                  const uint64_t *mfns, size_t n, uint64_t *keys)
-{
-    uint64_t need = 0;
-    uint64_t before = 0;
-    size_t missing = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        int level = missing_from(p2m, gfns[i], mfns[i]);
-
-        if (level < 0)
-            return CORRUPT_TREE;
-        if (level == LEAF_LEVEL)
-            continue;
-        if (keys)
-            keys[missing] = gfns[i];
-        need += tables_missing(p2m, gfns[i], level, missing ? &before : NULL);
-        before = gfns[i];
-        missing++;
-    }
-    if (!keys)
-        return need;
-    sort_keys(keys, missing);
-    need = 0;
-    /* A superpage is split for a removal too, and holes were left out above: 0 is no removal. */
-    for (size_t i = 0; i < missing; i++)
-        need +=
-            tables_missing(p2m, keys[i], missing_from(p2m, keys[i], 0), i ? &keys[i - 1] : NULL);
-    return need;
-}
-
-static int reserve_scattered(struct p2mfast *p2m, const uint64_t *gfns, const uint64_t *mfns,
-                             size_t n, uint64_t attributes)
-{
-    const p2mfast_platform_t *platform = &p2m->platform;
-    /* Of equal GFNs the last wins: what this batch maps may go in it, too. */
-    uint64_t removed = p2m->counted || pte_is_counted(attributes) ? n : 0;
-    int error = reserve(p2m, need_of_scattered(p2m, gfns, mfns, n, NULL), removed);
-    uint64_t *keys;
-
-    if (error != P2MFAST_ERROR_TABLES || !platform->scratch)
-        return error;
-    keys = platform->scratch(platform->context, n * sizeof(*keys));
-    if (!keys)
-        return P2MFAST_ERROR_MEMORY;
-    error = reserve(p2m, need_of_scattered(p2m, gfns, mfns, n, keys), removed);
-    platform->release_scratch(platform->context, keys);
-    return error;
-}
-
-static int apply_scattered(struct p2mfast *p2m, const uint64_t *gfns, const uint64_t *mfns,
-                           size_t n, uint64_t attributes)
-{
-    const struct geometry *geometry = &p2m->geometry;
-
-    for (size_t i = 0; i < n; i++) {
-        /* Read once: the arrays are another thread's to spoil, this P2M is not. */
-        uint64_t gfn = __atomic_load_n(&gfns[i], __ATOMIC_RELAXED) & (geometry->gfn_limit - 1);
-        uint64_t mfn = __atomic_load_n(&mfns[i], __ATOMIC_RELAXED);
-        int stop = LEAF_LEVEL;
-        uint64_t *word = find_word(p2m, gfn, LEAF_LEVEL, removes(mfn), &stop);
-
-        if (!word && stop < geometry->root_level)
-            return P2MFAST_ERROR_TABLES;
-        if (!word)
-            continue;
-        if (!removes(mfn))
-            extend_bounds(p2m, gfn, gfn);
-        change_words(p2m, word, 1, LEAF_LEVEL, gfn,
-                     removes(mfn) ? mfn : mfn & (geometry->mfn_limit - 1), attributes);
-        p2m_invalidate_stale(p2m);
-    }
-    return 0;
-}
-
-int p2mfast_set_entries(p2mfast_t *p2m, const uint64_t *gfns, const uint64_t *mfns, size_t n,
-                        unsigned type, unsigned access, unsigned flags)
-{
-    int error = check_kind(type, access, flags, false);
-    uint64_t attributes;
-
-    for (size_t i = 0; !error && i < n; i++)
-        error = check_pages(p2m, gfns[i], 1, mfns[i]);
-    if (error)
-        return error;
-    attributes = attributes_of(type, access, flags);
-    p2m_lock(p2m);
-    error = reserve_scattered(p2m, gfns, mfns, n, attributes);
-    if (!error)
-        error = apply_scattered(p2m, gfns, mfns, n, attributes);
     p2m_unlock(p2m);
     return error;
 }

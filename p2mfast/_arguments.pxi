@@ -15,6 +15,17 @@ cdef dict _MAX_ORDERS = {18: 0, 9: P2MFAST_MAX_ORDER_9, 0: P2MFAST_MAX_ORDER_0}
 
 
 cdef uint64_t _u64(object value, str name) except? 0xDEAD:
+    cdef uint64_t number
+    if PyLong_CheckExact(value):
+        number = as_u64(value)
+        if number != INVALID_U64 or not PyErr_Occurred():
+            return number
+        PyErr_Clear()
+    return _u64_of_other(value, name)
+
+
+cdef uint64_t _u64_of_other(object value, str name) except? 0xDEAD:
+    """NumPy's integers, others that have __index__, and what is out of range."""
     if PyBool_Check(value):
         raise TypeError(f"{name} must be an integer, not {value!r}")
     try:
@@ -52,7 +63,11 @@ cdef unsigned _order(object value) except? 0xDEAD:
 
 
 cdef cnp.ndarray _u64_array(object values, str name):
-    """A contiguous uint64 array of a one-dimensional array (or sequence) of integers."""
+    """A contiguous uint64 array of a one-dimensional array (or sequence) of integers; the array
+    itself where it is that."""
+    if (cnp.PyArray_CheckExact(values) and cnp.PyArray_TYPE(values) == cnp.NPY_UINT64
+            and cnp.PyArray_NDIM(values) == 1 and cnp.PyArray_ISCARRAY_RO(values)):
+        return values
     array = np.asarray(values)
     if array.size == 0 and not isinstance(values, np.ndarray):
         array = array.astype(np.uint64)
@@ -76,6 +91,10 @@ cdef _same_length(cnp.ndarray first, str first_name, cnp.ndarray second, str sec
 cdef cnp.ndarray _output(object out, object dtype, size_t n):
     if out is None:
         return np.empty(n, dtype)
+    if (cnp.PyArray_CheckExact(out) and cnp.PyArray_NDIM(out) == 1
+            and <size_t>cnp.PyArray_DIM(out, 0) == n and cnp.PyArray_ISCARRAY(out)
+            and (<cnp.ndarray>out).dtype is dtype):
+        return out
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
         raise TypeError(f"out must be an array of dtype {dtype}, not"
                         f" {out.dtype if isinstance(out, np.ndarray) else type(out).__name__}")

@@ -4,7 +4,10 @@
 
 cimport numpy as cnp
 from cpython.bool cimport PyBool_Check
+from cpython.exc cimport PyErr_Clear, PyErr_Occurred
+from cpython.long cimport PyLong_CheckExact
 from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memmove
@@ -42,11 +45,45 @@ from p2mfast.types import (
 
 cnp.import_array()
 
+cdef extern from *:
+    """
+    #define INVALID_U64 UINT64_MAX
+    """
+    uint64_t INVALID_U64
+    # Without Cython's own check, so that the common case costs no look at the error indicator.
+    uint64_t as_u64 "PyLong_AsUnsignedLongLong"(object value)
+
 include "_arguments.pxi"
 
 cdef tuple _TYPES = tuple(P2MType)
 cdef tuple _ACCESSES = tuple(Access)
-cdef object _new_tuple = tuple.__new__
+
+cdef extern from *:
+    """
+    /* A tuple of a subclass, its items still to be set: what type(...) does, without the call. */
+    static PyObject *new_tuple_of(PyObject *type, Py_ssize_t n)
+    {
+        return ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, n);
+    }
+    """
+    object new_tuple_of(object type, Py_ssize_t n)
+
+
+cdef inline void _set_item(object items, Py_ssize_t index, object item):
+    Py_INCREF(item)
+    PyTuple_SET_ITEM(items, index, item)
+
+
+cdef object _new_entry(const p2mfast_entry_t *entry):
+    cdef object result = new_tuple_of(Entry, 6)
+    _set_item(result, 0, None if entry.mfn == P2MFAST_INVALID_MFN else entry.mfn)
+    _set_item(result, 1, _TYPES[entry.type] if entry.type < 12 else entry.type)
+    _set_item(result, 2, entry.order)
+    _set_item(result, 3, entry.valid != 0)
+    _set_item(result, 4, entry.reachable != 0)
+    _set_item(result, 5, None if entry.access == P2MFAST_NO_ACCESS else _ACCESSES[entry.access])
+    return result
+
 
 cdef dict _FINDINGS = {
     1: "stats.mappings[{level}] does not agree with the {value} leaves of that level",
@@ -229,14 +266,7 @@ cdef class P2M:
         cdef p2mfast_entry_t entry
         cdef uint64_t frame = _gfn(self, gfn)
         p2mfast_get_entry(self._p2m, frame, &entry)
-        return _new_tuple(Entry, (
-            None if entry.mfn == P2MFAST_INVALID_MFN else entry.mfn,
-            _TYPES[entry.type] if entry.type < 12 else entry.type,
-            entry.order,
-            entry.valid != 0,
-            entry.reachable != 0,
-            None if entry.access == P2MFAST_NO_ACCESS else _ACCESSES[entry.access],
-        ))
+        return _new_entry(&entry)
 
     def get_entries(self, gfns, out=None):
         """The same for an array of GFNs: a structured array (:data:`ENTRY_DTYPE`).
