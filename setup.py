@@ -44,4 +44,13 @@ engine = Extension(
     depends=[*glob("csrc/**/*.h", recursive=True), "p2mfast/_arguments.pxi"],
 )
 
-setup(ext_modules=cythonize([engine], compiler_directives={"language_level": 3}))
+limits = Extension(
+    "p2mfast._limits",
+    sources=["p2mfast/_limits.pyx"],
+    include_dirs=[np.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+    extra_compile_args=flags,
+    extra_link_args=link,
+)
+
+setup(ext_modules=cythonize([engine, limits], compiler_directives={"language_level": 3}))

@@ -277,6 +277,32 @@ static void change_run(struct p2mfast *p2m, const struct request *request, uint6
                      removes(mfn) ? mfn : mfn + i * pages, request->attributes);
 }
 
+/* A whole table's run where no table is: fill a new one, which need not be zeroed first, and link
+ * it complete. False: something is there. */
+static bool map_new_table(struct p2mfast *p2m, const struct request *request, int level,
+                          uint64_t gfn)
+{
+    const struct geometry *geometry = &p2m->geometry;
+    uint64_t mfn = request->mfn + (gfn - request->start);
+    int stop = level;
+    uint64_t *word = update_find_word(p2m, gfn, level - 1, false, &stop);
+    uint64_t pointer;
+
+    if (!word || pte_is_present(geometry, pte_read(word)))
+        return false;
+    pointer = new_table(p2m, false);
+    if (!pointer)
+        return false;
+    p2m->vec->fill(p2m_next_table(p2m, pointer), TABLE_WORDS,
+                   pte_leaf(request->attributes, mfn, level),
+                   level_pages(geometry, level) << PAGE_SHIFT);
+    p2m->stats.mappings[level] += TABLE_WORDS;
+    if (pte_is_counted(request->attributes))
+        p2m->counted += TABLE_WORDS;
+    p2m_make(p2m, word, 1, pointer, 0);
+    return true;
+}
+
 static void apply(struct p2mfast *p2m, const struct request *request)
 {
     const struct geometry *geometry = &p2m->geometry;
@@ -287,9 +313,15 @@ static void apply(struct p2mfast *p2m, const struct request *request)
 
         while (gfn < request->limit[level]) {
             uint64_t end = min_u64(request->limit[level], next_boundary(gfn, table_order));
+            bool whole = level > geometry->root_level && end - gfn == (uint64_t)1 << table_order;
             int stop = level;
-            uint64_t *words = update_find_word(p2m, gfn, level, removes(request->mfn), &stop);
+            uint64_t *words;
 
+            if (whole && !removes(request->mfn) && map_new_table(p2m, request, level, gfn)) {
+                gfn = end;
+                continue;
+            }
+            words = update_find_word(p2m, gfn, level, removes(request->mfn), &stop);
             if (!words) {
                 gfn =
                     min_u64(request->limit[level], next_boundary(gfn, level_order(geometry, stop)));

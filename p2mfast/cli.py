@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from p2mfast import __version__
+from p2mfast import P2M, __version__
 from p2mfast.errors import TraceError
-from p2mfast.experiment import report, trace
+from p2mfast.experiment import bench, report, trace
 from p2mfast.experiment.cost import CostModel
 from p2mfast.experiment.replay import Run, replay, to_json
 from p2mfast.hypervisor.policy import Policy
@@ -64,6 +64,15 @@ def _parser() -> argparse.ArgumentParser:
         help="replace a figure of the cost model: page_clean_ns, trap_ns or arm_ns",
     )
     command.add_argument("--json", metavar="FILE", type=Path, help="write all results to FILE")
+    command.set_defaults(run=_replay)
+    command = commands.add_parser(
+        "bench",
+        help="time the engine's loops against the hardware's limits",
+        description="Time each loop of the engine and what the hardware can do at best in turn, and"
+        " print their ratio.",
+    )
+    command.add_argument("--json", metavar="FILE", type=Path, help="write all results to FILE")
+    command.set_defaults(run=_bench)
     return parser
 
 
@@ -96,11 +105,33 @@ def _replay(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(arguments: argparse.Namespace) -> int:
+    results = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("measuring", total=None)
+        for case in bench.cases():
+            progress.update(task, description=f"{case.name} ({case.size})")
+            results.append(bench.measure(case))
+    loops = P2M().vector_loops
+    console = Console()
+    console.print(report.bench_table(results))
+    console.print(
+        f"Vector loops: {loops}. Medians of interleaved rounds; a goal is a ratio to the limit, or"
+        " nanoseconds.",
+        style="dim",
+        highlight=False,
+    )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(bench.to_json(results, loops), indent=1) + "\n")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        return _replay(arguments)
+        status: int = arguments.run(arguments)
+        return status
     except (TraceError, ValueError, TypeError, OSError, MemoryError) as error:
         print(f"p2mfast: {error}", file=sys.stderr)
         return USAGE_ERROR

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from p2mfast.experiment.bench import Result
 from p2mfast.experiment.cost import LINUX_BRINGUP_LIMIT_MS, CostModel
 from p2mfast.experiment.replay import Run
 from p2mfast.experiment.trace import GuestTrace
@@ -122,3 +123,28 @@ def print_runs(console: Console, runs: Sequence[Run], cost: CostModel) -> None:
     console.print(legend)
     console.print()
     console.print(cost_words(cost), style="dim", highlight=False)
+
+
+def bench_table(results: Sequence[Result]) -> Table:
+    """A row a loop: its figure, the limit measured beside it, their ratio, and the goal."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("loop")
+    table.add_column("from")
+    for heading in ("ns", "limit ns", "ratio", "goal"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("limit")
+    for result in results:
+        case = result.case
+        goal = "" if case.goal_ns is None else f"{case.goal_ns:g} ns"
+        if case.goal_ratio is not None:
+            goal = f"{case.goal_ratio:.2f}x"
+        table.add_row(
+            case.name,
+            case.size,
+            f"{result.ns:.2f}",
+            f"{result.limit_ns:.2f}",
+            f"{result.ratio:.2f}x",
+            Text(goal, style="green" if result.reached else "yellow"),
+            case.limit_name,
+        )
+    return table

@@ -4,7 +4,7 @@
 # Builds the C tests and runs them: run.sh [PROGRAM...], all of them unless told otherwise.
 #
 # CC, CFLAGS_EXTRA: the compiler, and flags for it. VARIANTS: "plain sanitized" unless told
-# otherwise. CSRC: another engine's sources in place of this one's.
+# otherwise; "threaded" is for test_hosted, whose readers run beside a writer. CSRC: another engine's sources in place of this one's.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -16,6 +16,8 @@ read -ra cc <<<"${CC:-cc}"
 read -ra extra <<<"${CFLAGS_EXTRA:-}"
 common=(-std=c11 -Wall -Wextra -Werror "-I$here" "-I$csrc" "-I$csrc/include")
 plain=(-O2)
+# gcc warns that its race detector does not understand fences: none of ours orders plain accesses.
+threaded=(-fsanitize=thread -Wno-tsan -g -O1)
 sanitized=(-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1)
 
 core=()
