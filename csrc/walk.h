@@ -53,7 +53,7 @@ static inline enum walk_outcome walk_step(const struct geometry *geometry, enum 
     bool table = pte_is_table(pte, walk->level);
 
     walk->pte = pte;
-    walk->reachable = walk->reachable && pte_is_valid(pte);
+    walk->reachable &= pte_is_valid(pte); /* no branch: batches go through here */
     if (view == WALK_SOFTWARE) {
         if (!pte_is_present(geometry, pte))
             return WALK_HOLE;
@@ -80,6 +80,8 @@ static inline uint64_t walk_leaf_mfn(const struct geometry *geometry, const stru
 {
     uint64_t offset = walk->gfn & (level_pages(geometry, walk->level) - 1);
 
+    if (walk->level == LEAF_LEVEL)
+        return pte_mfn(geometry, walk->pte);
     return align_down(pte_mfn(geometry, walk->pte), level_order(geometry, walk->level)) + offset;
 }
 
