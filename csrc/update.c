@@ -1,7 +1,7 @@
 /*
  * Set, remove, shatter: validate the whole request, then change one table's run of words at a
  * time. Semantics are Xen's p2m_set_entry and p2m_remove_mapping (xen/arch/arm/mmu/p2m.c), but
- * nothing is done by halves: need_of() counts the tables a request takes before the first store.
+ * nothing is done by halves: count_need() counts the tables a request takes before the first store.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -284,13 +284,15 @@ static bool map_new_table(struct p2mfast *p2m, const struct request *request, in
 {
     const struct geometry *geometry = &p2m->geometry;
     uint64_t mfn = request->mfn + (gfn - request->start);
-    int stop = level;
-    uint64_t *word = update_find_word(p2m, gfn, level - 1, false, &stop);
+    struct walk walk;
+    uint64_t *word;
     uint64_t pointer;
+    int stop;
 
-    if (!word || pte_is_present(geometry, pte_read(word)))
+    if (p2m_walk(p2m, WALK_SOFTWARE, gfn, &walk) != WALK_HOLE || walk.level == level)
         return false;
-    pointer = new_table(p2m, false);
+    word = update_find_word(p2m, gfn, level - 1, false, &stop);
+    pointer = word ? new_table(p2m, false) : 0;
     if (!pointer)
         return false;
     p2m->vec->fill(p2m_next_table(p2m, pointer), TABLE_WORDS,

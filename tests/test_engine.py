@@ -141,6 +141,11 @@ def test_tlb_invalidations_are_ranges() -> None:
     assert tlb_events(p2m) == [(0, 512), (100, 1)]
     p2m.set_entry(90, 20, None)
     assert tlb_events(p2m) == [(90, 20)]
+    p2m.set_entry(1 << 18, 1 << 18, 1 << 18)
+    p2m.set_entry((1 << 18) + 512, 512, 9, max_order=0)  # two levels at once, then the pages
+    assert tlb_events(p2m) == [(1 << 18, 1 << 18), ((1 << 18) + 512, 512)]
+    p2m.set_entry(1 << 18, 1 << 18, None)
+    p2m.drain_events()
     p2m.set_entry(0, 1024, None)
     assert tlb_events(p2m) == [(0, 1024)]
     p2m.invalidate_root()
