@@ -116,3 +116,10 @@ void arena_give(struct arena *arena, uint64_t frame)
     arena->recycled = frame;
     arena->free++;
 }
+
+uint64_t arena_bytes(const struct arena *arena)
+{
+    uint64_t frames = arena->ready > SMALL_FRAMES ? arena->ready : arena->in_range;
+
+    return (frames < arena->frames ? frames : arena->frames) * TABLE_BYTES;
+}

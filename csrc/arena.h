@@ -33,5 +33,7 @@ uint64_t arena_take_roots(struct arena *arena, unsigned count);
 bool arena_can_take(const struct arena *arena, uint64_t count);
 uint64_t arena_take(struct arena *arena, bool zeroed);
 void arena_give(struct arena *arena, uint64_t frame);
+/* Bytes in memory, or about to be: small pages come one by one, steps at once. */
+uint64_t arena_bytes(const struct arena *arena);
 
 #endif

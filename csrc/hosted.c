@@ -123,6 +123,14 @@ static void give(void *context, uint64_t frame)
     arena_give(&((struct hosted *)context)->arena, frame);
 }
 
+static void usage(void *context, uint64_t *free_frames, uint64_t *bytes)
+{
+    const struct arena *arena = &((struct hosted *)context)->arena;
+
+    *free_frames = arena->free;
+    *bytes = arena_bytes(arena);
+}
+
 static void invalidate_tlb(void *context, uint64_t gfn, uint64_t nr)
 {
     queue_invalidation(context, gfn, nr);
@@ -220,6 +228,7 @@ static int hosted_init(struct hosted *hosted, const p2mfast_config_t *config)
         .reserve = reserve_tables,
         .take = take,
         .give = give,
+        .usage = usage,
         .invalidate_tlb = invalidate_tlb,
         .reserve_removed = reserve_removed,
         .mapping_removed = mapping_removed,

@@ -19,7 +19,7 @@ int p2m_init(struct p2mfast *p2m, const p2mfast_platform_t *platform,
     p2m->max_mapped_gfn = 0;
     p2m->max_tables = config->max_tables;
     p2m->counted = 0;
-    p2m->stats = (p2mfast_stats_t){{0}, {0}, 0, 0, 0, 0};
+    p2m->stats = (p2mfast_stats_t){{0}, {0}, 0, 0, 0, 0, 0, 0};
     p2m->sequence = 0;
     p2m->stale = (struct span){0, 0};
     p2m->retired = NO_FRAME;
@@ -151,5 +151,7 @@ void p2mfast_get_stats(p2mfast_t *p2m, p2mfast_stats_t *stats)
 {
     p2m_lock(p2m);
     *stats = p2m->stats;
+    if (p2m->platform.usage)
+        p2m->platform.usage(p2m->platform.context, &stats->free_tables, &stats->reserved_bytes);
     p2m_unlock(p2m);
 }

@@ -40,6 +40,9 @@ typedef struct p2mfast_platform {
     uint64_t (*take)(void *context, bool zeroed);
     void (*give)(void *context, uint64_t frame);
 
+    /* Optional: frames given back and not taken again, and bytes of memory taken for tables. */
+    void (*usage)(void *context, uint64_t *free_frames, uint64_t *bytes);
+
     /* Optional: make stores to descriptors visible to the table walker (DSB ISHST). */
     void (*barrier)(void *context);
     /* Optional: forget translations of nr pages from gfn on, and of the tables above them. */

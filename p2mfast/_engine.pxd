@@ -49,6 +49,8 @@ cdef extern from "p2mfast/p2mfast.h" nogil:
         uint64_t tlb_flushes
         uint64_t resolved
         uint64_t armed
+        uint64_t free_tables
+        uint64_t reserved_bytes
 
     ctypedef struct p2mfast_flush_t:
         uint64_t next_gfn

@@ -224,7 +224,8 @@ cdef class P2M:
         with nogil:
             p2mfast_get_stats(self._p2m, &stats)
         return Stats(tuple(stats.mappings), tuple(stats.shattered), stats.tables,
-                     stats.tlb_flushes, stats.resolved, stats.armed)
+                     stats.tlb_flushes, stats.resolved, stats.armed, stats.free_tables,
+                     stats.reserved_bytes)
 
     @property
     def table_base_mfn(self):

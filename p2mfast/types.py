@@ -157,7 +157,13 @@ class Flush(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """Counters of a P2M; ``mappings`` and ``shattered`` by level 0 to 3."""
+    """Counters of a P2M.
+
+    ``mappings`` (leaves that are there) and ``shattered`` (superpages split) by level 0 to 3;
+    ``tables``, without the roots; ``tlb_flushes``, ``resolved`` faults and times ``armed`` since
+    creation; ``free_tables``, recycled and waiting; ``reserved_bytes``, the memory taken for
+    tables.
+    """
 
     mappings: tuple[int, int, int, int]
     shattered: tuple[int, int, int, int]
@@ -165,6 +171,8 @@ class Stats(NamedTuple):
     tlb_flushes: int
     resolved: int
     armed: int
+    free_tables: int
+    reserved_bytes: int
 
 
 ENTRY_DTYPE = np.dtype(

@@ -74,6 +74,22 @@ def test_freed_tables_are_used_again() -> None:
     assert p2m.check() == []
 
 
+def test_stats_show_the_memory_of_the_tables() -> None:
+    """At most one step of 2 MiB more than the tables, or 1 %."""
+    p2m = pf.P2M(40)
+    for gib in range(1, 6):
+        p2m.set_entry(gib << 18, 1 << 18, 1)
+        stats = p2m.stats
+        tables = (stats.tables + p2m.root_pages) * 4096
+        assert tables <= stats.reserved_bytes <= tables + max(2 << 20, tables // 100)
+        assert stats.free_tables == 0
+    before = p2m.stats
+    p2m.set_entry(1 << 18, 1 << 18, None)
+    assert p2m.stats.free_tables == 513
+    assert p2m.stats.tables == before.tables - 513
+    assert p2m.stats.reserved_bytes == before.reserved_bytes
+
+
 def test_check_finds_what_is_planted() -> None:
     """The view is read-only to Python; a debugger's pen is not."""
     p2m = pf.P2M(40)
