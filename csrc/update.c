@@ -289,7 +289,7 @@ static bool map_new_table(struct p2mfast *p2m, const struct request *request, in
     uint64_t pointer;
     int stop;
 
-    if (p2m_walk(p2m, WALK_SOFTWARE, gfn, &walk) != WALK_HOLE || walk.level == level)
+    if (p2m_walk(p2m, WALK_SOFTWARE, gfn, &walk) != WALK_HOLE || walk.level >= level)
         return false;
     word = update_find_word(p2m, gfn, level - 1, false, &stop);
     pointer = word ? new_table(p2m, false) : 0;

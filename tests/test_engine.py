@@ -74,6 +74,16 @@ def test_freed_tables_are_used_again() -> None:
     assert p2m.check() == []
 
 
+def test_blocks_over_a_table_with_holes() -> None:
+    """The level-2 table is there, and so is a table of holes below it: nothing is linked anew."""
+    p2m = pf.P2M(40)
+    p2m.set_entry(1, 1, 7)
+    p2m.set_entry(0, (1 << 18) + 512, 0, max_order=9)
+    assert p2m.stats.mappings == (0, 0, 513, 0)
+    assert p2m.stats.tables == 2
+    assert p2m.check() == []
+
+
 def test_stats_show_the_memory_of_the_tables() -> None:
     """At most one step of 2 MiB more than the tables, or 1 %."""
     p2m = pf.P2M(40)
