@@ -82,7 +82,8 @@ static uint64_t remove_leaves(struct p2mfast *p2m, uint64_t *gfn, uint64_t end, 
     uint64_t any;
 
     if (walk.level == LEAF_LEVEL)
-        n = min_u64(min_u64(most, end - start), next_boundary(start, 9) - start);
+        n = min_u64(min_u64(most, end - start),
+                    next_boundary(start, level_order(geometry, LEAF_LEVEL - 1)) - start);
     *gfn = start + (n << order);
     if (outcome != WALK_LEAF && walk.level != LEAF_LEVEL)
         return 1;

@@ -100,7 +100,8 @@ static bool resolve_path(struct p2mfast *p2m, uint64_t gfn, unsigned order)
         int level = resolve_page(p2m, at, &table);
 
         if (level == LEAF_LEVEL) { /* and its neighbours in that table, at once */
-            struct span rest = {at, min_u64(end, next_boundary(at, 9))};
+            struct span rest = {
+                at, min_u64(end, next_boundary(at, level_order(&p2m->geometry, LEAF_LEVEL - 1)))};
 
             set_valid_group(p2m, table, rest);
             at = rest.end;
@@ -143,7 +144,8 @@ static bool resolve_level(struct p2mfast *p2m, uint64_t gfn, unsigned order)
         if (!pte_is_valid(pte))
             set_valid(p2m, word, pte);
         if (level == LEAF_LEVEL && order) {
-            unsigned group = order < 9 ? order : 9;
+            unsigned table_order = level_order(geometry, LEAF_LEVEL - 1);
+            unsigned group = order < table_order ? order : table_order;
 
             set_valid_group(p2m, table,
                             (struct span){align_down(gfn, group), next_boundary(gfn, group)});

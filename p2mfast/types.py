@@ -65,19 +65,6 @@ class EventKind(enum.IntEnum):
     MAPPING_REMOVED = 2
 
 
-RAM_TYPES = frozenset(
-    {
-        P2MType.RAM_RW,
-        P2MType.RAM_RO,
-        P2MType.MAP_FOREIGN_RW,
-        P2MType.MAP_FOREIGN_RO,
-        P2MType.GRANT_MAP_RW,
-        P2MType.GRANT_MAP_RO,
-    }
-)
-"""What counts as RAM in a flush and a harvest (Xen's ``p2m_is_any_ram``)."""
-
-
 class Entry(NamedTuple):
     """What a GFN is mapped to.
 

@@ -14,7 +14,6 @@ import p2mfast as pf
 
 ROOTS = {32: (1, 1), 36: (1, 1), 40: (1, 2), 42: (1, 8), 44: (0, 1), 48: (0, 1)}
 RAM = {1, 2, 6, 7, 8, 9}
-FOREIGN = {6, 7}
 READ_ONLY = {2, 7, 9, 11}
 EXECUTABLE = {1, 2}
 # By access value; rx2rw starts as rx, n2rwx as n.

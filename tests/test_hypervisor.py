@@ -183,6 +183,11 @@ def test_destruction_and_flushes_let_other_work_in() -> None:
         ({"arch": "riscv"}, ValueError, "arch.*riscv"),
         ({"page_order": 1}, ValueError, "page_order.*1"),
         ({"layout": [(0, 1)]}, ValueError, "layout"),
+        ({"layout": [(0, 1 << 18), (1 << 20, 0)]}, ValueError, "layout"),
+        ({"layout": [(-1, 1 << 18)]}, ValueError, "layout.*-1"),
+        ({"layout": [7]}, TypeError, "layout.*7"),
+        ({"layout": [(0, "1")]}, TypeError, "layout"),
+        ({"policy": "arm=map"}, TypeError, "policy.*'arm=map'"),
         ({"ipa_bits": 41}, ValueError, "ipa_bits.*41"),
     ],
 )
@@ -192,6 +197,15 @@ def test_bad_domains_are_refused(arguments: dict, error: type, words: str) -> No
     with pytest.raises(error, match=words):
         host.create_domain(**arguments)
     assert (host.free_frames, host.domains) == (free, {})
+
+
+def test_populating_nothing_is_refused() -> None:
+    domain = running()
+    for gfn, nr, error in ((0, 0, ValueError), (0, -1, ValueError), (0, 1.0, TypeError)):
+        before = (domain.p2m.stats, domain.host.free_frames)
+        with pytest.raises(error, match="populate"):
+            domain.populate(gfn, nr)
+        assert (domain.p2m.stats, domain.host.free_frames) == before
 
 
 def test_bad_hosts_are_refused() -> None:

@@ -17,9 +17,9 @@ class CostModel:
     under QEMU 7.2 (``-icount``, cortex-a57), taken at 1 ns an instruction: cleaning a page by
     address took 332, a stage-2 fault with its world switch 160, arming with its TLB invalidation
     5,100. QEMU has no caches: on hardware, writing back 64 dirty lines of a page is bound by
-    memory and slower, and a trap depends on the core (376 cycles for a hypercall under Xen on a
-    2.4 GHz Armv8 machine, Dall et al., "ARM Virtualization: Performance and Architectural
-    Implications", ISCA 2016, table II, which is the same 157 ns). So ratios mean more than times.
+    memory and slower, and a trap depends on the core and the hypervisor (measured on Armv8 servers
+    by Dall et al., "ARM Virtualization: Performance and Architectural Implications", ISCA 2016). So
+    ratios mean more than times.
     """
 
     page_clean_ns: float = 332.0

@@ -71,6 +71,16 @@ def xen_layout(pages: int) -> list[Bank]:
     return layout
 
 
+def check_bank(bank: object, name: str) -> None:
+    """Raise TypeError or ValueError, naming ``name``, unless it is (first GFN, pages)."""
+    if not isinstance(bank, tuple | list) or len(bank) != 2:
+        raise TypeError(f"{name}: a bank must be (first GFN, pages), not {bank!r}")
+    if any(isinstance(part, bool) or not isinstance(part, int) for part in bank):
+        raise TypeError(f"{name}: a bank must be of two integers, not {bank!r}")
+    if bank[0] < 0 or bank[1] < 1:
+        raise ValueError(f"{name}: a bank must have a GFN from 0 on and a page, not {bank!r}")
+
+
 def _arm_creation_finished(domain: Domain) -> None:
     """Xen's arch_domain_creation_finished: track accesses from the guest's first instruction.
     Not where the IOMMU shares the tables: its faults could not be fixed up."""
@@ -190,6 +200,7 @@ class Domain:
         already; nothing is mapped then.
         """
         self._check_alive()
+        check_bank((gfn, nr), "populate")
         self._check_unmapped(gfn, nr)
         extents = self.host.allocate_frames(nr, self.page_order)
         armed = self.policy.arms_at(self.bits) == "map"

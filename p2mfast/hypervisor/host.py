@@ -7,7 +7,7 @@ from typing import get_args
 
 from p2mfast._engine import P2M
 from p2mfast.errors import OutOfVmids
-from p2mfast.hypervisor.domain import Arch, Bank, Domain, xen_layout
+from p2mfast.hypervisor.domain import Arch, Bank, Domain, check_bank, xen_layout
 from p2mfast.hypervisor.frames import Extent, FrameAllocator
 from p2mfast.hypervisor.policy import Policy
 from p2mfast.units import PAGE_SIZE, format_size, parse_size
@@ -94,7 +94,11 @@ class Host:
             raise ValueError(f"arch must be one of {', '.join(get_args(Arch))}, not {arch!r}")
         if page_order not in (0, 9, 18):
             raise ValueError(f"page_order must be 0, 9 or 18, not {page_order!r}")
+        if policy is not None and not isinstance(policy, Policy):
+            raise TypeError(f"policy must be a Policy (see Policy.parse), not {policy!r}")
         banks = xen_layout(pages) if layout is None else list(layout)
+        for bank in banks:
+            check_bank(bank, "layout")
         if sum(nr for _, nr in banks) != pages:
             raise ValueError(f"layout {banks!r} must add up to memory, {pages} pages")
         p2m = P2M(ipa_bits, vmid=self._free_vmid())
