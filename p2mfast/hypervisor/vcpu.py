@@ -149,8 +149,9 @@ class VCpu:
 
         ``kinds``: R 1, W 2, X 4, or-ed, as many as ``gpas``; or one of "r", "w", "x", "rw" for
         all of them. Translation faults of armed entries are resolved by the domain's policy;
-        another fault is injected into the guest (see ``pending_exception``). Returns a structured array: ``traps``, the faults resolved for each
-        access, and ``fault``, the :class:`~p2mfast.FaultKind` injected, 0 for none.
+        another fault is injected into the guest (see ``pending_exception``). Returns a structured
+        array: ``traps``, the faults resolved for each access, and ``fault``, the
+        :class:`~p2mfast.FaultKind` injected, 0 for none.
         """
         if isinstance(kinds, str):
             kinds = np.full(len(gpas), _kind_bits(kinds), np.uint8)
