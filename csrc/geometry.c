@@ -57,7 +57,7 @@ int geometry_init(struct geometry *geometry, unsigned ipa_bits, unsigned pa_bits
     geometry->root_level = layouts[i].root_level;
     geometry->root_pages = layouts[i].root_pages;
     for (int level = MIN_LEVEL; level <= LEAF_LEVEL; level++)
-        geometry->order[level - MIN_LEVEL] = (uint8_t)(9 * (LEAF_LEVEL - level));
+        geometry->order[level - MIN_LEVEL] = (uint8_t)GRANULE_ORDER(level);
     geometry->gfn_limit = (uint64_t)1 << (ipa_bits - PAGE_SHIFT);
     geometry->mfn_limit = (PTE_ADDRESS >> PAGE_SHIFT) + 1;
     geometry->index_mask = TABLE_WORDS - 1;

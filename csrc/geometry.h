@@ -18,6 +18,10 @@
 #define LEAF_LEVEL 3
 #define LEVELS (LEAF_LEVEL - MIN_LEVEL + 1)
 
+/* log2 of the pages that one entry maps, with the granule of 4 KiB: for loops that are compiled for
+ * it. Others ask level_order(). */
+#define GRANULE_ORDER(level) (9 * (LEAF_LEVEL - (level)))
+
 struct geometry {
     uint8_t ipa_bits;
     uint8_t pa_bits;

@@ -1,6 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vec.h"
-#include "descriptor.h"
+#include "approach.h"
+
+/* The results of look-ups as words: vectors have no bytes here and there. What the bytes behind
+ * the first words are is theirs, at the place that the machine's byte order gives them. */
+struct entry_words {
+    uint64_t mfn;
+    uint64_t facts;
+} __attribute__((may_alias));
+
+struct translation_words {
+    uint64_t pa;
+    uint64_t attrs;
+    uint64_t facts;
+} __attribute__((may_alias));
+
+_Static_assert(sizeof(struct entry_words) == sizeof(p2mfast_entry_t), "words of an entry");
+_Static_assert(sizeof(struct translation_words) == sizeof(p2mfast_translation_t),
+               "words of a translation");
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define BYTE_OF_WORD(offset) (8 * ((offset) % 8))
+#else
+#define BYTE_OF_WORD(offset) (56 - 8 * ((offset) % 8))
+#endif
+#define ENTRY_FACT(member, value)                                                                  \
+    ((uint64_t)(value) << BYTE_OF_WORD(offsetof(p2mfast_entry_t, member)))
+#define TRANSLATION_FACT(member, value)                                                            \
+    ((uint64_t)(value) << BYTE_OF_WORD(offsetof(p2mfast_translation_t, member)))
 
 #ifdef __SANITIZE_THREAD__
 /* What a race detector accepts: readers look at these words while they are written. */
@@ -46,8 +73,8 @@ static uint64_t goes_on_portable(const uint64_t *words, uint64_t address_mask)
 }
 
 const struct vec vec_portable = {
-    "portable",       fill_portable,     keep_portable,    count_portable,
-    follows_portable, of_types_portable, goes_on_portable,
+    "portable",        fill_portable,    keep_portable,    count_portable,        follows_portable,
+    of_types_portable, goes_on_portable, entries_portable, translations_portable,
 };
 
 #ifdef VEC_X86
@@ -102,7 +129,8 @@ VEC_TARGET static uint64_t goes_on_avx2(const uint64_t *words, uint64_t address_
 #undef VEC_TARGET
 
 const struct vec vec_avx2 = {
-    "avx2", fill_avx2, keep_avx2, count_avx2, follows_avx2, of_types_avx2, goes_on_avx2,
+    "avx2",        fill_avx2,    keep_avx2,    count_avx2,        follows_avx2,
+    of_types_avx2, goes_on_avx2, entries_avx2, translations_avx2,
 };
 
 /* ---- x86-64-v4 ---- */
@@ -152,6 +180,7 @@ VEC_TARGET static uint64_t goes_on_v4(const uint64_t *words, uint64_t address_ma
 #undef VEC_TARGET
 
 const struct vec vec_v4 = {
-    "x86-64-v4", fill_v4, keep_v4, count_v4, follows_v4, of_types_v4, goes_on_v4,
+    "x86-64-v4", fill_v4,    keep_v4,    count_v4,        follows_v4,
+    of_types_v4, goes_on_v4, entries_v4, translations_v4,
 };
 #endif

@@ -9,11 +9,20 @@
 #ifndef P2MFAST_VEC_H
 #define P2MFAST_VEC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "p2mfast/p2mfast.h"
 
 /* Words that one mask speaks of. */
 #define MASK_WORDS 64
+
+/* What a page's descriptor must be for an access to pass, and the address size. */
+struct vec_rights {
+    uint64_t expect;
+    uint64_t mask;
+    unsigned ipa_bits;
+};
 
 struct vec {
     const char *name;
@@ -31,6 +40,13 @@ struct vec {
     /* Of MASK_WORDS words, a bit each: is its frame the one behind that of the word before it?
      * Bit 0 says nothing. */
     uint64_t (*goes_on)(const uint64_t *words, uint64_t address_mask);
+    /* What look-ups give for n descriptors, ptes[i] read at the end of approaches[i] (approach.h).
+     * Only for pages: other results have type INVALID. Are all of them pages? */
+    bool (*entries)(const uint64_t *ptes, const uint64_t *approaches, size_t n,
+                    p2mfast_entry_t *entries);
+    /* The same for accesses: what is not a page that permits them has a fault. */
+    bool (*translations)(const uint64_t *ptes, const uint64_t *approaches, const uint64_t *ipas,
+                         size_t n, const struct vec_rights *rights, p2mfast_translation_t *results);
 };
 
 /* In plain C, with what every machine has. */

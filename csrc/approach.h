@@ -1,0 +1,101 @@
+/*
+ * Walks down to a last word that is not read yet: batches prefetch it, and look at it when it has
+ * come. Compiled for each root level, with the granule's numbers as constants.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef P2MFAST_APPROACH_H
+#define P2MFAST_APPROACH_H
+
+#include "p2m.h"
+
+/* What these walks read of a P2M. A local copy: the compiler knows that no store to a caller's
+ * array changes it, and keeps it in registers. */
+struct ground {
+    uint64_t *root;
+    uint64_t root_mask;
+    uint64_t *memory;
+    uint64_t frames;  /* of memory, as far as the MMU reaches them */
+    uint64_t pointer; /* the valid descriptor that leads to memory's first frame */
+};
+
+static inline struct ground ground_of(const struct p2mfast *p2m)
+{
+    uint64_t physical = (uint64_t)1 << (p2m->geometry.pa_bits - PAGE_SHIFT);
+    uint64_t base = p2m->platform.base_mfn;
+
+    return (struct ground){
+        .root = p2m->root,
+        .root_mask = p2m->geometry.root_mask,
+        .memory = p2m->platform.memory,
+        .frames = base < physical ? min_u64(p2m->platform.frames, physical - base) : 0,
+        .pointer = pte_table(base),
+    };
+}
+
+/* Address of the descriptor that a walk has come to. Words are aligned to 8 bytes, which leaves
+ * three bits: bit 0, every descriptor above it was valid; bits 2:1, how many levels above the last
+ * it is. */
+typedef uint64_t approach_t;
+
+#define APPROACH_VALID ((approach_t)1)
+#define APPROACH_LEVEL_SHIFT 1
+#define APPROACH_LEVEL ((approach_t)3 << APPROACH_LEVEL_SHIFT)
+
+static inline uint64_t *approach_word(approach_t approach)
+{
+    return (uint64_t *)(uintptr_t)(approach & ~(APPROACH_VALID | APPROACH_LEVEL));
+}
+
+static inline int approach_level(approach_t approach)
+{
+    return LEAF_LEVEL - (int)((approach & APPROACH_LEVEL) >> APPROACH_LEVEL_SHIFT);
+}
+
+static inline approach_t approach_at(const uint64_t *word, int level, uint64_t valid)
+{
+    return (uintptr_t)word | (approach_t)(LEAF_LEVEL - level) << APPROACH_LEVEL_SHIFT | valid;
+}
+
+/* Number in memory of the frame that one of the engine's own table pointers leads to. Anything
+ * else, whatever its bits, gives a number beyond memory: one comparison for all that can differ. */
+static inline uint64_t approach_frame(const struct ground *ground, enum walk_view view,
+                                      uint64_t pte)
+{
+    uint64_t offset = (view == WALK_SOFTWARE ? pte | PTE_VALID : pte) - ground->pointer;
+
+    return offset >> PAGE_SHIFT | offset << (64 - PAGE_SHIFT);
+}
+
+/* From a word of `level` on to that of level `target`, or as far as the engine's own table
+ * pointers lead. The levels are constants where it is called. */
+static inline __attribute__((always_inline)) approach_t approach_from(const struct ground *ground,
+                                                                      enum walk_view view,
+                                                                      uint64_t gfn, uint64_t *word,
+                                                                      uint64_t valid, int level,
+                                                                      int target)
+{
+#pragma GCC unroll 4
+    for (; level < target; level++) {
+        uint64_t pte = pte_read(word);
+        uint64_t frame = approach_frame(ground, view, pte);
+
+        if (__builtin_expect(frame >= ground->frames, 0))
+            return approach_at(word, level, valid);
+        valid &= pte;
+        word = ground->memory + frame * TABLE_WORDS +
+               (gfn >> GRANULE_ORDER(level + 1) & (TABLE_WORDS - 1));
+    }
+    return approach_at(word, target, valid);
+}
+
+static inline __attribute__((always_inline)) approach_t approach(const struct ground *ground,
+                                                                 enum walk_view view, uint64_t gfn,
+                                                                 int root_level, int target)
+{
+    uint64_t *word = ground->root + (gfn >> GRANULE_ORDER(root_level) & ground->root_mask);
+
+    return approach_from(ground, view, gfn, word, PTE_VALID, root_level, target);
+}
+
+#endif
