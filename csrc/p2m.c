@@ -93,12 +93,11 @@ void p2m_break(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t keep, st
 
 void p2m_make(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t first, uint64_t step)
 {
-    /* What a new pointer leads to is complete before the pointer can be seen. */
-    __atomic_thread_fence(__ATOMIC_RELEASE);
-    if (n == 1)
-        __atomic_store_n(words, first, __ATOMIC_RELAXED);
-    else
-        p2m->vec->fill(words, n, first, step);
+    if (n == 1) {
+        p2m_make_word(p2m, words, first);
+        return;
+    }
+    p2m->vec->fill(words, n, first, step);
     if (p2m->platform.barrier)
         p2m->platform.barrier(p2m->platform.context);
 }

@@ -60,8 +60,15 @@ enum invalidation {
 /* Break n words: clear every bit that is not in `keep` (0: the whole word). */
 void p2m_break(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t keep, struct span span,
                enum invalidation invalidation);
-/* Make n words: first, first + step, ... Published to the table walker. */
+/* Make n leaves: first, first + step, ... Published to the table walker. */
 void p2m_make(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t first, uint64_t step);
+/* Make one word, a leaf or a pointer. What a pointer leads to is complete before it can be seen. */
+static inline void p2m_make_word(struct p2mfast *p2m, uint64_t *word, uint64_t pte)
+{
+    __atomic_store_n(word, pte, __ATOMIC_RELEASE);
+    if (p2m->platform.barrier)
+        p2m->platform.barrier(p2m->platform.context);
+}
 
 /* Readers that run while one of these is open try again. Calls do not nest. */
 void p2m_write_begin(struct p2mfast *p2m);

@@ -3,7 +3,18 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "approach.h"
 #include "update.h"
+
+/* Pages whose words are fetched before the first of them changes. */
+#define BLOCK 64
+
+static inline approach_t approach_page(const struct p2mfast *p2m, const struct ground *ground,
+                                       uint64_t gfn)
+{
+    return p2m->geometry.root_level ? approach(ground, WALK_SOFTWARE, gfn, 1, LEAF_LEVEL)
+                                    : approach(ground, WALK_SOFTWARE, gfn, 0, LEAF_LEVEL);
+}
 
 /* Level at which the way to gfn's last table breaks off, or LEAF_LEVEL where nothing is missing;
  * negative: the tree is corrupt there. The last table itself, likely not in a cache, is not read.
@@ -69,13 +80,17 @@ static void sort_keys(uint64_t *keys, size_t n)
 static uint64_t need_of_scattered(const struct p2mfast *p2m, const uint64_t *gfns,
                                   const uint64_t *mfns, size_t n, uint64_t *keys)
 {
+    const struct ground ground = ground_of(p2m);
     uint64_t need = 0;
     uint64_t before = 0;
     size_t missing = 0;
 
     for (size_t i = 0; i < n; i++) {
-        int level = missing_from(p2m, gfns[i], mfns[i]);
+        int level;
 
+        if (!(approach_page(p2m, &ground, gfns[i]) & APPROACH_LEVEL))
+            continue;
+        level = missing_from(p2m, gfns[i], mfns[i]);
         if (level < 0)
             return CORRUPT_TREE;
         if (level == LEAF_LEVEL)
@@ -116,22 +131,20 @@ static int reserve_scattered(struct p2mfast *p2m, const uint64_t *gfns, const ui
     return error;
 }
 
-/* Pages whose words are fetched before they are due. */
-#define AHEAD 16
-
-static void prefetch_word(const struct p2mfast *p2m, uint64_t gfn)
-{
-    bool reachable;
-    const uint64_t *table = p2m_descend(p2m, WALK_SOFTWARE, gfn, LEAF_LEVEL, &reachable);
-
-    if (table)
-        __builtin_prefetch(table + level_index(&p2m->geometry, LEAF_LEVEL, gfn), 1);
-}
-
 /* The arrays are another thread's to spoil, this P2M is not: what is read counts, masked. */
-static uint64_t read_gfn(const struct p2mfast *p2m, const uint64_t *gfn)
+static inline uint64_t read_gfn(const struct p2mfast *p2m, const uint64_t *gfn)
 {
     return __atomic_load_n(gfn, __ATOMIC_RELAXED) & (p2m->geometry.gfn_limit - 1);
+}
+
+/* Walk to the words of some pages and fetch them. */
+static void approach_block(const struct p2mfast *p2m, const struct ground *ground,
+                           const uint64_t *gfns, size_t n, approach_t *approaches)
+{
+    for (size_t i = 0; i < n; i++) {
+        approaches[i] = approach_page(p2m, ground, read_gfn(p2m, &gfns[i]));
+        __builtin_prefetch((const void *)(uintptr_t)approaches[i], 1);
+    }
 }
 
 static void change_page(struct p2mfast *p2m, uint64_t *word, uint64_t gfn, uint64_t mfn,
@@ -142,41 +155,69 @@ static void change_page(struct p2mfast *p2m, uint64_t *word, uint64_t gfn, uint6
         p2m_invalidate_stale(p2m);
         return;
     }
-    p2m_make(p2m, word, 1, pte_leaf(attributes, mfn, LEAF_LEVEL), 0);
+    p2m_make_word(p2m, word, pte_leaf(attributes, mfn, LEAF_LEVEL));
     p2m->stats.mappings[LEAF_LEVEL]++;
 }
 
-static int apply_scattered(struct p2mfast *p2m, const uint64_t *gfns, const uint64_t *mfns,
-                           size_t n, uint64_t attributes)
+static int apply_block(struct p2mfast *p2m, const uint64_t *gfns, const uint64_t *mfns,
+                       const approach_t *approaches, size_t n, uint64_t attributes)
 {
-    const struct geometry *geometry = &p2m->geometry;
-    struct span mapped = {UINT64_MAX, 0};
-    int error = 0;
-
     for (size_t i = 0; i < n; i++) {
         uint64_t gfn = read_gfn(p2m, &gfns[i]);
         uint64_t mfn = __atomic_load_n(&mfns[i], __ATOMIC_RELAXED);
+        uint64_t *word = approach_word(approaches[i]);
         int stop = LEAF_LEVEL;
-        uint64_t *word = update_find_word(p2m, gfn, LEAF_LEVEL, removes(mfn), &stop);
 
-        if (i + AHEAD < n)
-            prefetch_word(p2m, read_gfn(p2m, &gfns[i + AHEAD]));
-        if (!word && stop < geometry->root_level) {
-            error = P2MFAST_ERROR_TABLES;
-            break;
-        }
+        if (approaches[i] & APPROACH_LEVEL)
+            word = update_find_word(p2m, gfn, LEAF_LEVEL, removes(mfn), &stop);
+        if (!word && stop < p2m->geometry.root_level)
+            return P2MFAST_ERROR_TABLES;
         if (!word)
             continue;
         if (!removes(mfn)) {
-            mfn &= geometry->mfn_limit - 1;
-            mapped.start = min_u64(mapped.start, gfn);
-            mapped.end = max_u64(mapped.end, gfn + 1);
+            mfn &= p2m->geometry.mfn_limit - 1;
+            if (gfn > p2m->max_mapped_gfn || gfn < p2m->lowest_mapped_gfn)
+                update_extend_bounds(p2m, gfn, gfn);
         }
         change_page(p2m, word, gfn, mfn, attributes);
     }
-    if (mapped.start < mapped.end)
-        update_extend_bounds(p2m, mapped.start, mapped.end - 1);
+    return 0;
+}
+
+/* Each block's walks are under way before the one before it changes. That is safe: pages' changes
+ * take no table away, and who got no last table before looks again. */
+static int apply_scattered(struct p2mfast *p2m, const uint64_t *gfns, const uint64_t *mfns,
+                           size_t n, uint64_t attributes)
+{
+    const struct ground ground = ground_of(p2m);
+    approach_t approaches[2][BLOCK];
+    int error = 0;
+
+    for (size_t at = 0; !error && at < n + BLOCK; at += BLOCK) {
+        approach_t *coming = approaches[at / BLOCK % 2];
+        const approach_t *here = approaches[at / BLOCK % 2 ^ 1];
+        size_t done = at - BLOCK;
+
+        if (at < n)
+            approach_block(p2m, &ground, gfns + at, min_u64(n - at, BLOCK), coming);
+        if (at >= BLOCK)
+            error = apply_block(p2m, gfns + done, mfns + done, here, min_u64(n - done, BLOCK),
+                                attributes);
+    }
     return error;
+}
+
+static bool in_range(const struct p2mfast *p2m, const uint64_t *gfns, const uint64_t *mfns,
+                     size_t n)
+{
+    uint64_t gfn_limit = p2m->geometry.gfn_limit;
+    uint64_t mfn_limit = p2m->geometry.mfn_limit;
+    uint64_t beyond = 0;
+
+    for (size_t i = 0; i < n; i++)
+        beyond |= (uint64_t)(gfns[i] >= gfn_limit) |
+                  (uint64_t)((mfns[i] >= mfn_limit) & !removes(mfns[i]));
+    return !beyond;
 }
 
 int p2mfast_set_entries(p2mfast_t *p2m, const uint64_t *gfns, const uint64_t *mfns, size_t n,
@@ -185,8 +226,8 @@ int p2mfast_set_entries(p2mfast_t *p2m, const uint64_t *gfns, const uint64_t *mf
     int error = update_check_kind(type, access, flags, false);
     uint64_t attributes;
 
-    for (size_t i = 0; !error && i < n; i++)
-        error = update_check_pages(p2m, gfns[i], 1, mfns[i]);
+    if (!error && !in_range(p2m, gfns, mfns, n))
+        error = P2MFAST_ERROR_RANGE;
     if (error)
         return error;
     attributes = update_attributes(type, access, flags);

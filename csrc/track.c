@@ -31,7 +31,7 @@ int p2mfast_invalidate_root(p2mfast_t *p2m)
 
 static void set_valid(struct p2mfast *p2m, uint64_t *word, uint64_t pte)
 {
-    p2m_make(p2m, word, 1, pte | PTE_VALID, 0);
+    p2m_make_word(p2m, word, pte | PTE_VALID);
 }
 
 /* Make what is mapped of `pages` valid in one last table. */

@@ -157,7 +157,7 @@ static uint64_t shatter(struct p2mfast *p2m, uint64_t *word, int level, int targ
         return 0;
     p2m_write_begin(p2m);
     p2m_break(p2m, word, 1, 0, span_of(start, level_pages(geometry, level)), INVALIDATE_NOW);
-    p2m_make(p2m, word, 1, top, 0);
+    p2m_make_word(p2m, word, top);
     p2m_write_end(p2m);
     return top;
 }
@@ -177,7 +177,7 @@ uint64_t *update_find_word(struct p2mfast *p2m, uint64_t gfn, int target, bool r
                 return NULL;
             pte = new_table(p2m, true);
             if (pte)
-                p2m_make(p2m, word, 1, pte, 0);
+                p2m_make_word(p2m, word, pte);
         } else if (!pte_is_table(pte, level)) {
             pte = shatter(p2m, word, level, target, gfn);
         }
@@ -301,7 +301,7 @@ static bool map_new_table(struct p2mfast *p2m, const struct request *request, in
     p2m->stats.mappings[level] += TABLE_WORDS;
     if (pte_is_counted(request->attributes))
         p2m->counted += TABLE_WORDS;
-    p2m_make(p2m, word, 1, pointer, 0);
+    p2m_make_word(p2m, word, pointer);
     return true;
 }
 
