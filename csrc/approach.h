@@ -98,4 +98,29 @@ static inline __attribute__((always_inline)) approach_t approach(const struct gr
     return approach_from(ground, view, gfn, word, PTE_VALID, root_level, target);
 }
 
+/* Walks under way together: few enough to stay in the core's window, enough to hide a miss. */
+#define APPROACH_BLOCK 64
+
+/* Size of the block of a batch of n that begins at `at`. */
+static inline size_t approach_block(size_t n, size_t at)
+{
+    return n - at < APPROACH_BLOCK ? n - at : APPROACH_BLOCK;
+}
+
+/* To the last words of up to APPROACH_BLOCK pages, which are to be written. The arrays are another
+ * thread's to spoil: what is read counts, and no index leaves its table. */
+static inline void approach_to_write(const struct p2mfast *p2m, const struct ground *ground,
+                                     const uint64_t *gfns, size_t n, approach_t *approaches)
+{
+    bool level_1 = p2m->geometry.root_level == 1;
+
+    for (size_t i = 0; i < n; i++) {
+        uint64_t gfn = __atomic_load_n(&gfns[i], __ATOMIC_RELAXED);
+
+        approaches[i] = level_1 ? approach(ground, WALK_SOFTWARE, gfn, 1, LEAF_LEVEL)
+                                : approach(ground, WALK_SOFTWARE, gfn, 0, LEAF_LEVEL);
+        __builtin_prefetch((const void *)(uintptr_t)approaches[i], 1);
+    }
+}
+
 #endif

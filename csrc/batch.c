@@ -8,9 +8,8 @@
 #include "approach.h"
 #include "lookup.h"
 
-/* Walks of one block, and entries that share one look at the sequence counter. */
-#define BLOCK 64
-#define CHUNK (12 * BLOCK)
+/* Entries that share one look at the sequence counter. */
+#define CHUNK (12 * APPROACH_BLOCK)
 
 /* Level-2 tables beyond this many do not stay in a core's cache: prefetch their words, too. */
 #define FEW_TABLES (128 * TABLE_WORDS)
@@ -37,10 +36,10 @@ static inline bool share_table(const uint64_t *keys, size_t n, unsigned order)
     return !(differ >> order);
 }
 
-static inline __attribute__((always_inline)) void approach_block(const struct ground *ground,
-                                                                 struct kind kind,
-                                                                 const uint64_t *keys, size_t n,
-                                                                 approach_t *approaches)
+static inline __attribute__((always_inline)) void approach_keys(const struct ground *ground,
+                                                                struct kind kind,
+                                                                const uint64_t *keys, size_t n,
+                                                                approach_t *approaches)
 {
     const int target = kind.many_tables ? LEAF_LEVEL - 1 : LEAF_LEVEL;
 
@@ -87,7 +86,7 @@ static inline void read_words(const approach_t *approaches, size_t n, uint64_t *
 static inline void finish_entries(const struct p2mfast *p2m, const uint64_t *gfns,
                                   const approach_t *approaches, size_t n, p2mfast_entry_t *entries)
 {
-    uint64_t ptes[BLOCK];
+    uint64_t ptes[APPROACH_BLOCK];
 
     read_words(approaches, n, ptes);
     if (p2m->vec->entries(ptes, approaches, n, entries))
@@ -107,7 +106,7 @@ static inline void finish_translations(const struct p2mfast *p2m, const uint64_t
     uint64_t refused = (access & 4 ? PTE_XN : 0) |
                        (geometry->address_mask & ~(((uint64_t)1 << geometry->pa_bits) - 1));
     struct vec_rights rights = {granted, granted | refused, geometry->ipa_bits};
-    uint64_t ptes[BLOCK];
+    uint64_t ptes[APPROACH_BLOCK];
 
     read_words(approaches, n, ptes);
     if (p2m->vec->translations(ptes, approaches, ipas, n, &rights, results))
@@ -124,36 +123,32 @@ struct output {
     unsigned access;
 };
 
-static inline size_t block_size(size_t n, size_t start)
-{
-    return n - start < BLOCK ? n - start : BLOCK;
-}
-
 /* Blocks go through two or three stages: each one stage further, before the next one begins. */
 static inline __attribute__((always_inline)) void read_chunk(const struct p2mfast *p2m,
                                                              struct kind kind, const uint64_t *keys,
                                                              size_t n, struct output output)
 {
     const struct ground ground = ground_of(p2m);
-    const size_t behind = kind.many_tables ? 2 * BLOCK : BLOCK;
-    approach_t approaches[3][BLOCK];
+    const size_t behind = kind.many_tables ? 2 * APPROACH_BLOCK : APPROACH_BLOCK;
+    approach_t approaches[3][APPROACH_BLOCK];
 
-    for (size_t at = 0; at < n + behind; at += BLOCK) {
-        approach_t *first = approaches[at / BLOCK % 3];
-        approach_t *second = approaches[(at / BLOCK + 2) % 3];
-        approach_t *third = kind.many_tables ? approaches[(at / BLOCK + 1) % 3] : second;
+    for (size_t at = 0; at < n + behind; at += APPROACH_BLOCK) {
+        approach_t *first = approaches[at / APPROACH_BLOCK % 3];
+        approach_t *second = approaches[(at / APPROACH_BLOCK + 2) % 3];
+        approach_t *third = kind.many_tables ? approaches[(at / APPROACH_BLOCK + 1) % 3] : second;
         size_t done = at - behind;
 
         if (at < n)
-            approach_block(&ground, kind, keys + at, block_size(n, at), first);
-        if (kind.many_tables && at >= BLOCK && at - BLOCK < n)
-            approach_leaves(&ground, kind, keys + at - BLOCK, block_size(n, at - BLOCK), second);
+            approach_keys(&ground, kind, keys + at, approach_block(n, at), first);
+        if (kind.many_tables && at >= APPROACH_BLOCK && at - APPROACH_BLOCK < n)
+            approach_leaves(&ground, kind, keys + at - APPROACH_BLOCK,
+                            approach_block(n, at - APPROACH_BLOCK), second);
         if (at < behind)
             continue;
         if (kind.view == WALK_SOFTWARE)
-            finish_entries(p2m, keys + done, third, block_size(n, done), output.entries + done);
+            finish_entries(p2m, keys + done, third, approach_block(n, done), output.entries + done);
         else
-            finish_translations(p2m, keys + done, output.access, third, block_size(n, done),
+            finish_translations(p2m, keys + done, output.access, third, approach_block(n, done),
                                 output.results + done);
     }
 }

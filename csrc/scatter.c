@@ -6,9 +6,6 @@
 #include "approach.h"
 #include "update.h"
 
-/* Pages whose words are fetched before the first of them changes. */
-#define BLOCK 64
-
 static inline approach_t approach_page(const struct p2mfast *p2m, const struct ground *ground,
                                        uint64_t gfn)
 {
@@ -137,16 +134,6 @@ static inline uint64_t read_gfn(const struct p2mfast *p2m, const uint64_t *gfn)
     return __atomic_load_n(gfn, __ATOMIC_RELAXED) & (p2m->geometry.gfn_limit - 1);
 }
 
-/* Walk to the words of some pages and fetch them. */
-static void approach_block(const struct p2mfast *p2m, const struct ground *ground,
-                           const uint64_t *gfns, size_t n, approach_t *approaches)
-{
-    for (size_t i = 0; i < n; i++) {
-        approaches[i] = approach_page(p2m, ground, read_gfn(p2m, &gfns[i]));
-        __builtin_prefetch((const void *)(uintptr_t)approaches[i], 1);
-    }
-}
-
 static void change_page(struct p2mfast *p2m, uint64_t *word, uint64_t gfn, uint64_t mfn,
                         uint64_t attributes)
 {
@@ -190,18 +177,18 @@ static int apply_scattered(struct p2mfast *p2m, const uint64_t *gfns, const uint
                            size_t n, uint64_t attributes)
 {
     const struct ground ground = ground_of(p2m);
-    approach_t approaches[2][BLOCK];
+    approach_t approaches[2][APPROACH_BLOCK];
     int error = 0;
 
-    for (size_t at = 0; !error && at < n + BLOCK; at += BLOCK) {
-        approach_t *coming = approaches[at / BLOCK % 2];
-        const approach_t *here = approaches[at / BLOCK % 2 ^ 1];
-        size_t done = at - BLOCK;
+    for (size_t at = 0; !error && at < n + APPROACH_BLOCK; at += APPROACH_BLOCK) {
+        approach_t *coming = approaches[at / APPROACH_BLOCK % 2];
+        const approach_t *here = approaches[at / APPROACH_BLOCK % 2 ^ 1];
+        size_t done = at - APPROACH_BLOCK;
 
         if (at < n)
-            approach_block(p2m, &ground, gfns + at, min_u64(n - at, BLOCK), coming);
-        if (at >= BLOCK)
-            error = apply_block(p2m, gfns + done, mfns + done, here, min_u64(n - done, BLOCK),
+            approach_to_write(p2m, &ground, gfns + at, approach_block(n, at), coming);
+        if (at >= APPROACH_BLOCK)
+            error = apply_block(p2m, gfns + done, mfns + done, here, approach_block(n, done),
                                 attributes);
     }
     return error;

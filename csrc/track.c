@@ -5,6 +5,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "approach.h"
 #include "runs.h"
 
 /* Leaf tables one call of p2mfast_harvest goes through at most: it holds the lock. */
@@ -168,21 +169,62 @@ static int check_resolve(unsigned depth, unsigned order)
     return depth > P2MFAST_DEPTH_PATH || order > MAX_FAULT_AROUND ? P2MFAST_ERROR_ARGUMENT : 0;
 }
 
+/* Where all tables on the way are valid, only the leaf's own bit is to be set, whatever the depth.
+ * Tables that were not yet when the walk came by are left to resolve(). */
+static bool resolve_leaf(struct p2mfast *p2m, approach_t approach, bool *resolved)
+{
+    uint64_t *word = approach_word(approach);
+    uint64_t pte;
+
+    if (approach & APPROACH_LEVEL || !(approach & APPROACH_VALID))
+        return false;
+    pte = pte_read(word);
+    *resolved = pte_is_present(&p2m->geometry, pte);
+    if (*resolved && !pte_is_valid(pte))
+        set_valid(p2m, word, pte);
+    p2m->stats.resolved += *resolved;
+    return true;
+}
+
+static void resolve_many(struct p2mfast *p2m, const uint64_t *gfns, size_t n, unsigned depth,
+                         unsigned order, uint8_t *resolved)
+{
+    const struct ground ground = ground_of(p2m);
+    uint64_t gfn_mask = p2m->geometry.gfn_limit - 1;
+    approach_t approaches[2][APPROACH_BLOCK];
+
+    for (size_t at = 0; at < n + APPROACH_BLOCK; at += APPROACH_BLOCK) {
+        const approach_t *here = approaches[at / APPROACH_BLOCK % 2 ^ 1];
+        size_t done = at - APPROACH_BLOCK;
+
+        if (at < n)
+            approach_to_write(p2m, &ground, gfns + at, approach_block(n, at),
+                              approaches[at / APPROACH_BLOCK % 2]);
+        for (size_t i = 0; at >= APPROACH_BLOCK && i < approach_block(n, done); i++) {
+            uint64_t gfn = __atomic_load_n(&gfns[done + i], __ATOMIC_RELAXED) & gfn_mask;
+            bool present;
+
+            if (order || !resolve_leaf(p2m, here[i], &present))
+                present = resolve(p2m, gfn, depth, order);
+            resolved[done + i] = present;
+        }
+    }
+}
+
 int p2mfast_resolve_translation_faults(p2mfast_t *p2m, const uint64_t *gfns, size_t n,
                                        unsigned depth, unsigned order, uint8_t *resolved)
 {
-    uint64_t limit = p2m->geometry.gfn_limit;
+    uint64_t all = 0;
     int error = check_resolve(depth, order);
 
-    for (size_t i = 0; !error && i < n; i++)
-        if (gfns[i] >= limit)
-            error = P2MFAST_ERROR_RANGE;
+    for (size_t i = 0; i < n; i++)
+        all |= gfns[i];
+    if (!error && all >= p2m->geometry.gfn_limit) /* a power of two */
+        error = P2MFAST_ERROR_RANGE;
     if (error)
         return error;
     p2m_lock(p2m);
-    for (size_t i = 0; i < n; i++)
-        resolved[i] =
-            resolve(p2m, __atomic_load_n(&gfns[i], __ATOMIC_RELAXED) & (limit - 1), depth, order);
+    resolve_many(p2m, gfns, n, depth, order, resolved);
     p2m_unlock(p2m);
     return 0;
 }
