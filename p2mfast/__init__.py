@@ -1,6 +1,6 @@
 """p2mfast: an Arm stage-2 page-table engine with Xen's P2M semantics."""
 
-from p2mfast._engine import P2M
+from p2mfast._engine import P2M, Entry
 from p2mfast.errors import MappingMismatch, OutOfRange, OutOfTables, P2MError, Stage2Fault
 from p2mfast.hypervisor.domain import Domain
 from p2mfast.hypervisor.host import Host
@@ -10,7 +10,6 @@ from p2mfast.types import (
     INVALID_MFN,
     Access,
     Attributes,
-    Entry,
     EventKind,
     FaultKind,
     Flush,

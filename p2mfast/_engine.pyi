@@ -1,13 +1,39 @@
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import numpy.typing as npt
 
-from p2mfast.types import Access, Entry, Flush, P2MType, Stats, Translation
+from p2mfast.types import Access, Flush, P2MType, Stats, Translation
 
 _Integers = npt.NDArray[np.integer[Any]] | Sequence[int]
 _Depth = Literal["path", "level"]
+
+@final
+class Entry:
+    __match_args__: ClassVar[tuple[str, ...]]
+    def __init__(
+        self,
+        mfn: int | None,
+        type: P2MType | int,
+        order: int,
+        valid: bool,
+        reachable: bool,
+        access: Access | None,
+    ) -> None: ...
+    @property
+    def mfn(self) -> int | None: ...
+    @property
+    def type(self) -> P2MType: ...
+    @property
+    def order(self) -> int: ...
+    @property
+    def valid(self) -> bool: ...
+    @property
+    def reachable(self) -> bool: ...
+    @property
+    def access(self) -> Access | None: ...
+    def __iter__(self) -> Iterator[int | bool | None]: ...
 
 class P2M:
     ipa_bits: int

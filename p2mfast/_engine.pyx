@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """P2M over the C engine: arguments in, exceptions and arrays out. No loop over pages is here."""
 
+cimport cython
 cimport numpy as cnp
 from cpython.bool cimport PyBool_Check
 from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from cpython.long cimport PyLong_CheckExact
 from cpython.ref cimport Py_INCREF
-from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memmove
@@ -35,7 +35,6 @@ from p2mfast.types import (
     WORD_DTYPE,
     Access,
     Attributes,
-    Entry,
     FaultKind,
     Flush,
     P2MType,
@@ -54,36 +53,7 @@ cdef extern from *:
     uint64_t as_u64 "PyLong_AsUnsignedLongLong"(object value)
 
 include "_arguments.pxi"
-
-cdef tuple _TYPES = tuple(P2MType)
-cdef tuple _ACCESSES = tuple(Access)
-
-cdef extern from *:
-    """
-    /* A tuple of a subclass, its items still to be set: what type(...) does, without the call. */
-    static PyObject *new_tuple_of(PyObject *type, Py_ssize_t n)
-    {
-        return ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, n);
-    }
-    """
-    object new_tuple_of(object type, Py_ssize_t n)
-
-
-cdef inline void _set_item(object items, Py_ssize_t index, object item):
-    Py_INCREF(item)
-    PyTuple_SET_ITEM(items, index, item)
-
-
-cdef object _new_entry(const p2mfast_entry_t *entry):
-    cdef object result = new_tuple_of(Entry, 6)
-    _set_item(result, 0, None if entry.mfn == P2MFAST_INVALID_MFN else entry.mfn)
-    _set_item(result, 1, _TYPES[entry.type] if entry.type < 12 else entry.type)
-    _set_item(result, 2, entry.order)
-    _set_item(result, 3, entry.valid != 0)
-    _set_item(result, 4, entry.reachable != 0)
-    _set_item(result, 5, None if entry.access == P2MFAST_NO_ACCESS else _ACCESSES[entry.access])
-    return result
-
+include "_entry.pxi"
 
 cdef dict _FINDINGS = {
     1: "stats.mappings[{level}] does not agree with the {value} leaves of that level",
@@ -264,10 +234,10 @@ cdef class P2M:
 
         Raises OutOfRange for a GFN beyond the IPA size.
         """
-        cdef p2mfast_entry_t entry
         cdef uint64_t frame = _gfn(self, gfn)
-        p2mfast_get_entry(self._p2m, frame, &entry)
-        return _new_entry(&entry)
+        cdef Entry entry = Entry.__new__(Entry)
+        p2mfast_get_entry(self._p2m, frame, &entry._entry)
+        return entry
 
     def get_entries(self, gfns, out=None):
         """The same for an array of GFNs: a structured array (:data:`ENTRY_DTYPE`).

@@ -65,22 +65,6 @@ class EventKind(enum.IntEnum):
     MAPPING_REMOVED = 2
 
 
-class Entry(NamedTuple):
-    """What a GFN is mapped to.
-
-    ``valid`` is bit 0 of the leaf's own descriptor; ``reachable`` says that bit 0 of every
-    descriptor on the way is set as well, so that the guest gets there without a fault. In a hole
-    ``mfn`` and ``access`` are ``None`` and ``order`` is the hole's.
-    """
-
-    mfn: int | None
-    type: P2MType
-    order: int
-    valid: bool
-    reachable: bool
-    access: Access | None
-
-
 class Attributes(int):
     """Attribute bits of a leaf descriptor, its address left out (Arm ARM DDI 0487, D8.3)."""
 

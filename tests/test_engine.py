@@ -4,6 +4,7 @@ harvests of any size, recycling of tables, threads."""
 from __future__ import annotations
 
 import ctypes
+import pickle
 import gc
 import threading
 import weakref
@@ -375,3 +376,34 @@ def test_readers_beside_a_writer_see_the_old_or_the_new() -> None:
         reader.join()
     assert wrong == []
     assert p2m.check() == []
+
+
+def test_an_entry_is_a_record() -> None:
+    p2m = pf.P2M()
+    p2m.set_entry(5, 1, 77, type=pf.P2MType.RAM_RO)
+    entry, hole = p2m.get_entry(5), p2m.get_entry(6)
+    fields = (77, pf.P2MType.RAM_RO, 0, True, True, pf.Access.RWX)
+    assert tuple(entry) == fields
+    assert entry == fields
+    assert entry == pf.Entry(*fields)
+    assert hash(entry) == hash(pf.Entry(*fields))
+    assert pickle.loads(pickle.dumps(entry)) == entry
+    assert repr(entry) == (
+        "Entry(mfn=77, type=<P2MType.RAM_RO: 2>, order=0, valid=True, reachable=True,"
+        " access=<Access.RWX: 7>)"
+    )
+    match entry:
+        case pf.Entry(mfn=77, order=0):
+            pass
+        case _:
+            pytest.fail("fields do not match by name")
+    assert (hole.mfn, hole.access) == (None, None)
+    assert entry != hole
+    assert entry != 77
+    with pytest.raises(AttributeError):
+        entry.mfn = 78
+    for index, name, bad in [(0, "mfn", -1), (1, "type", 16), (2, "order", 64), (5, "access", 11)]:
+        arguments = list(fields)
+        arguments[index] = bad
+        with pytest.raises((ValueError, pf.OutOfRange), match=name):
+            pf.Entry(*arguments)
