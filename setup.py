@@ -42,7 +42,7 @@ engine = Extension(
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     extra_compile_args=flags,
     extra_link_args=link,
-    depends=[*glob("csrc/**/*.h", recursive=True), "p2mfast/_arguments.pxi"],
+    depends=[*glob("csrc/**/*.h", recursive=True), *glob("p2mfast/*.pxi")],
 )
 
 limits = Extension(

@@ -4,8 +4,8 @@ harvests of any size, recycling of tables, threads."""
 from __future__ import annotations
 
 import ctypes
-import pickle
 import gc
+import pickle
 import threading
 import weakref
 
