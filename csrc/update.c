@@ -277,32 +277,47 @@ static void change_run(struct p2mfast *p2m, const struct request *request, uint6
                      removes(mfn) ? mfn : mfn + i * pages, request->attributes);
 }
 
-/* A whole table's run where no table is: fill a new one, which need not be zeroed first, and link
- * it complete. False: something is there. */
-static bool map_new_table(struct p2mfast *p2m, const struct request *request, int level,
-                          uint64_t gfn)
+/* A new table full of leaves from gfn on, complete before it is linked: it need not be zeroed. */
+static bool link_full_table(struct p2mfast *p2m, const struct request *request, uint64_t *word,
+                            int level, uint64_t gfn)
 {
-    const struct geometry *geometry = &p2m->geometry;
-    uint64_t mfn = request->mfn + (gfn - request->start);
-    struct walk walk;
-    uint64_t *word;
-    uint64_t pointer;
-    int stop;
+    uint64_t pointer = new_table(p2m, false);
 
-    if (p2m_walk(p2m, WALK_SOFTWARE, gfn, &walk) != WALK_HOLE || walk.level >= level)
-        return false;
-    word = update_find_word(p2m, gfn, level - 1, false, &stop);
-    pointer = word ? new_table(p2m, false) : 0;
     if (!pointer)
         return false;
     p2m->vec->fill(p2m_next_table(p2m, pointer), TABLE_WORDS,
-                   pte_leaf(request->attributes, mfn, level),
-                   level_pages(geometry, level) << PAGE_SHIFT);
+                   pte_leaf(request->attributes, request->mfn + (gfn - request->start), level),
+                   level_pages(&p2m->geometry, level) << PAGE_SHIFT);
     p2m->stats.mappings[level] += TABLE_WORDS;
     if (pte_is_counted(request->attributes))
         p2m->counted += TABLE_WORDS;
     p2m_make_word(p2m, word, pointer);
     return true;
+}
+
+/* Whole tables' runs from gfn on, as long as no table is there and the table above goes on.
+ * Returns the first page that was not mapped. */
+static uint64_t map_new_tables(struct p2mfast *p2m, const struct request *request, int level,
+                               uint64_t gfn)
+{
+    const struct geometry *geometry = &p2m->geometry;
+    uint64_t pages = level_pages(geometry, level - 1);
+    uint64_t above = level_words(geometry, level - 1) - level_index(geometry, level - 1, gfn);
+    uint64_t end = min_u64(request->limit[level], gfn + above * pages);
+    struct walk walk;
+    uint64_t *word;
+    int stop;
+
+    if (gfn & (pages - 1) || gfn + pages > end ||
+        p2m_walk(p2m, WALK_SOFTWARE, gfn, &walk) != WALK_HOLE || walk.level >= level)
+        return gfn;
+    word = update_find_word(p2m, gfn, level - 1, false, &stop);
+    while (word && gfn + pages <= end && !pte_is_present(geometry, pte_read(word)) &&
+           link_full_table(p2m, request, word, level, gfn)) {
+        gfn += pages;
+        word++;
+    }
+    return gfn;
 }
 
 static void apply(struct p2mfast *p2m, const struct request *request)
@@ -314,15 +329,15 @@ static void apply(struct p2mfast *p2m, const struct request *request)
         unsigned table_order = level_order(geometry, level - 1);
 
         while (gfn < request->limit[level]) {
-            uint64_t end = min_u64(request->limit[level], next_boundary(gfn, table_order));
-            bool whole = level > geometry->root_level && end - gfn == (uint64_t)1 << table_order;
             int stop = level;
             uint64_t *words;
+            uint64_t end;
 
-            if (whole && !removes(request->mfn) && map_new_table(p2m, request, level, gfn)) {
-                gfn = end;
-                continue;
-            }
+            if (level > geometry->root_level && !removes(request->mfn))
+                gfn = map_new_tables(p2m, request, level, gfn);
+            if (gfn == request->limit[level])
+                break;
+            end = min_u64(request->limit[level], next_boundary(gfn, table_order));
             words = update_find_word(p2m, gfn, level, removes(request->mfn), &stop);
             if (!words) {
                 gfn =
