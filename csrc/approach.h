@@ -98,6 +98,14 @@ static inline __attribute__((always_inline)) approach_t approach(const struct gr
     return approach_from(ground, view, gfn, word, PTE_VALID, root_level, target);
 }
 
+/* The same for any root level, down to the last word. */
+static inline approach_t approach_last(const struct ground *ground, enum walk_view view,
+                                       uint64_t gfn, int root_level)
+{
+    return root_level == 1 ? approach(ground, view, gfn, 1, LEAF_LEVEL)
+                           : approach(ground, view, gfn, 0, LEAF_LEVEL);
+}
+
 /* Walks under way together: few enough to stay in the core's window, enough to hide a miss. */
 #define APPROACH_BLOCK 64
 
@@ -112,13 +120,12 @@ static inline size_t approach_block(size_t n, size_t at)
 static inline void approach_to_write(const struct p2mfast *p2m, const struct ground *ground,
                                      const uint64_t *gfns, size_t n, approach_t *approaches)
 {
-    bool level_1 = p2m->geometry.root_level == 1;
+    int root_level = p2m->geometry.root_level;
 
     for (size_t i = 0; i < n; i++) {
         uint64_t gfn = __atomic_load_n(&gfns[i], __ATOMIC_RELAXED);
 
-        approaches[i] = level_1 ? approach(ground, WALK_SOFTWARE, gfn, 1, LEAF_LEVEL)
-                                : approach(ground, WALK_SOFTWARE, gfn, 0, LEAF_LEVEL);
+        approaches[i] = approach_last(ground, WALK_SOFTWARE, gfn, root_level);
         __builtin_prefetch((const void *)(uintptr_t)approaches[i], 1);
     }
 }

@@ -7,6 +7,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "approach.h"
 #include "lookup.h"
 
 /* ---- What a GFN is mapped to ---- */
@@ -47,8 +48,20 @@ static inline uint64_t highest(const struct p2mfast *p2m)
 void lookup_read_entry(const struct p2mfast *p2m, uint64_t gfn, p2mfast_entry_t *entry)
 {
     const struct geometry *geometry = &p2m->geometry;
+    const struct ground ground = ground_of(p2m);
+    approach_t last = approach_last(&ground, WALK_SOFTWARE, gfn, geometry->root_level);
     uint64_t max = highest(p2m);
     struct walk walk;
+
+    if (!(last & APPROACH_LEVEL)) {
+        uint64_t pte = pte_read(approach_word(last));
+        if (pte_is_present(geometry, pte)) {
+            *entry = (p2mfast_entry_t){
+                pte_mfn(geometry, pte),      (uint8_t)pte_type(pte), 0,  pte_is_valid(pte),
+                last & pte & APPROACH_VALID, P2MFAST_ACCESS_RWX,     {0}};
+            return;
+        }
+    }
 
     if (gfn > max)
         set_hole(entry, order_above_max(geometry, gfn, max));

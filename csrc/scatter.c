@@ -6,13 +6,6 @@
 #include "approach.h"
 #include "update.h"
 
-static inline approach_t approach_page(const struct p2mfast *p2m, const struct ground *ground,
-                                       uint64_t gfn)
-{
-    return p2m->geometry.root_level ? approach(ground, WALK_SOFTWARE, gfn, 1, LEAF_LEVEL)
-                                    : approach(ground, WALK_SOFTWARE, gfn, 0, LEAF_LEVEL);
-}
-
 /* Level at which the way to gfn's last table breaks off, or LEAF_LEVEL where nothing is missing;
  * negative: the tree is corrupt there. The last table itself, likely not in a cache, is not read.
  */
@@ -85,7 +78,8 @@ static uint64_t need_of_scattered(const struct p2mfast *p2m, const uint64_t *gfn
     for (size_t i = 0; i < n; i++) {
         int level;
 
-        if (!(approach_page(p2m, &ground, gfns[i]) & APPROACH_LEVEL))
+        if (!(approach_last(&ground, WALK_SOFTWARE, gfns[i], p2m->geometry.root_level) &
+              APPROACH_LEVEL))
             continue;
         level = missing_from(p2m, gfns[i], mfns[i]);
         if (level < 0)
