@@ -48,7 +48,7 @@ engine = Extension(
 limits = Extension(
     "p2mfast._limits",
     sources=["p2mfast/_limits.pyx"],
-    include_dirs=[np.get_include()],
+    include_dirs=["csrc/include", np.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     extra_compile_args=flags,
     extra_link_args=link,

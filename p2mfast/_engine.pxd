@@ -142,3 +142,4 @@ cdef class P2M:
     cdef readonly unsigned vmid
     cdef readonly object max_tables
     cdef object __weakref__
+    cdef int look_up(self, uint64_t gfn, p2mfast_entry_t *entry) noexcept nogil

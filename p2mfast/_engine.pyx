@@ -239,6 +239,10 @@ cdef class P2M:
         p2mfast_get_entry(self._p2m, frame, &entry._entry)
         return entry
 
+    cdef int look_up(self, uint64_t gfn, p2mfast_entry_t *entry) noexcept nogil:
+        """The same from Cython: 0 or a negative error."""
+        return p2mfast_get_entry(self._p2m, gfn, entry)
+
     def get_entries(self, gfns, out=None):
         """The same for an array of GFNs: a structured array (:data:`ENTRY_DTYPE`).
 

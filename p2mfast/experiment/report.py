@@ -129,22 +129,25 @@ def bench_table(results: Sequence[Result]) -> Table:
     """A row a loop: its figure, the limit measured beside it, their ratio, and the goal."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("loop")
-    table.add_column("from")
+    table.add_column("size")
+    table.add_column("a unit")
     for heading in ("ns", "limit ns", "ratio", "goal"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("limit")
     for result in results:
         case = result.case
-        goal = "" if case.goal_ns is None else f"{case.goal_ns:g} ns"
-        if case.goal_ratio is not None:
-            goal = f"{case.goal_ratio:.2f}x"
         table.add_row(
-            case.name,
-            case.size,
-            f"{result.ns:.2f}",
-            f"{result.limit_ns:.2f}",
+            result.name,
+            result.size,
+            case.unit,
+            _figure(result.ns),
+            _figure(result.limit_ns),
             f"{result.ratio:.2f}x",
-            Text(goal, style="green" if result.reached else "yellow"),
+            Text(str(case.goal), style="green" if result.reached else "yellow"),
             case.limit_name,
         )
     return table
+
+
+def _figure(ns: float) -> str:
+    return f"{ns:,.2f}" if ns < 1000 else f"{ns:,.0f}"
