@@ -71,7 +71,7 @@ static void clean_table(const struct p2mfast *p2m, struct cleaning *cleaning, co
     uint64_t start = align_down(flush->next_gfn, table_order);
     uint64_t end = min_u64(cleaning->end, next_boundary(start, table_order));
 
-    if (cleaning->budget == P2MFAST_UNLIMITED && runs_have_room(&cleaning->runs, TABLE_WORDS)) {
+    if (cleaning->budget == P2MFAST_UNLIMITED && runs_fit_table(&cleaning->runs)) {
         flush->pages +=
             runs_append_table(&cleaning->runs, p2m, table, (unsigned)(flush->next_gfn - start),
                               (unsigned)(end - start), start, cleaning->skip == P2MFAST_SKIP_NONE);
@@ -79,6 +79,7 @@ static void clean_table(const struct p2mfast *p2m, struct cleaning *cleaning, co
         flush->progressed = 1;
         return;
     }
+    cleaning->full = cleaning->budget == P2MFAST_UNLIMITED && runs_could_fit_table(&cleaning->runs);
     while (flush->next_gfn < end && !must_stop(cleaning)) {
         uint64_t pte = pte_read(table + level_index(geometry, LEAF_LEVEL, flush->next_gfn));
 
@@ -86,6 +87,29 @@ static void clean_table(const struct p2mfast *p2m, struct cleaning *cleaning, co
             clean_pages(cleaning, pte_mfn(geometry, pte), 1);
         else
             skip_region(cleaning, flush->next_gfn + 1);
+    }
+}
+
+/* From next_gfn on, entries of one table above the last level under which nothing is to be cleaned;
+ * the first is known to be one. */
+static void skip_entries(const struct geometry *geometry, struct cleaning *cleaning,
+                         const uint64_t *table, int level, bool reachable)
+{
+    p2mfast_flush_t *flush = cleaning->flush;
+    unsigned order = level_order(geometry, level);
+
+    for (;;) {
+        uint64_t index = level_index(geometry, level, flush->next_gfn) + 1;
+        uint64_t pte;
+
+        skip_region(cleaning, next_boundary(flush->next_gfn, order));
+        if (index == level_words(geometry, level) || flush->next_gfn >= cleaning->end ||
+            must_stop(cleaning))
+            return;
+        pte = pte_read(table + index);
+        if (pte_is_present(geometry, pte) &&
+            (cleaning->skip != P2MFAST_SKIP_PATH || (reachable && pte_is_valid(pte))))
+            return;
     }
 }
 
@@ -101,6 +125,7 @@ static void clean_region(struct p2mfast *p2m, struct cleaning *cleaning)
     for (;;) {
         int level = walk.level;
         uint64_t boundary = next_boundary(flush->next_gfn, level_order(geometry, level));
+        bool reachable = walk.reachable;
         enum walk_outcome outcome;
 
         if (level == LEAF_LEVEL) {
@@ -110,7 +135,7 @@ static void clean_region(struct p2mfast *p2m, struct cleaning *cleaning)
         outcome = walk_step(geometry, WALK_SOFTWARE, &walk,
                             pte_read(table + level_index(geometry, level, flush->next_gfn)));
         if (outcome == WALK_HOLE || (cleaning->skip == P2MFAST_SKIP_PATH && !walk.reachable)) {
-            skip_region(cleaning, boundary);
+            skip_entries(geometry, cleaning, table, level, reachable);
             return;
         }
         if (outcome == WALK_LEAF) {

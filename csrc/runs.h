@@ -31,10 +31,16 @@ static inline bool runs_append(struct runs *runs, uint64_t gfn, uint64_t mfn, ui
     return true;
 }
 
-/* Is there room whatever `nr` pages are like? */
-static inline bool runs_have_room(const struct runs *runs, uint64_t nr)
+/* Is there room for a whole last table, whatever it is like? */
+static inline bool runs_fit_table(const struct runs *runs)
 {
-    return runs->capacity - runs->n >= nr;
+    return runs->capacity - runs->n >= TABLE_WORDS;
+}
+
+/* Would it be, with all the room that this call was given? Then it is better to come back. */
+static inline bool runs_could_fit_table(const struct runs *runs)
+{
+    return runs->capacity >= TABLE_WORDS && runs->n;
 }
 
 /* Append the RAM among words [from, to) of a last table whose first page is gfn; leaves whose bit 0

@@ -333,9 +333,13 @@ static bool collect_table(struct p2mfast *p2m, struct harvest *harvest, uint64_t
     /* The entry that an earlier call stopped in arms its own rest: touched pages may lie behind. */
     uint64_t whole = first + (harvest->from > gfn + first * pages);
 
-    if (level == LEAF_LEVEL && !first && runs_have_room(&harvest->runs, TABLE_WORDS)) {
+    if (level == LEAF_LEVEL && !first && runs_fit_table(&harvest->runs)) {
         runs_append_table(&harvest->runs, p2m, table, 0, TABLE_WORDS, gfn, false);
         return true;
+    }
+    if (level == LEAF_LEVEL && !first && runs_could_fit_table(&harvest->runs)) {
+        harvest->stopped = gfn;
+        return false;
     }
     for (uint64_t i = first; i < TABLE_WORDS; i++) {
         uint64_t pte = pte_read(&table[i]);

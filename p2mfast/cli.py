@@ -131,8 +131,9 @@ def _bench(arguments: argparse.Namespace) -> int:
     console = Console()
     console.print(report.bench_table(results))
     console.print(
-        f"Vector loops: {engine}. Medians of interleaved rounds, ns a unit; a goal is a ratio to"
-        " the limit, nanoseconds, or nanoseconds above the limit.",
+        f"Vector loops: {engine}. Times are ns unless they say µs, for a page or what the loop's"
+        " name counts: medians of interleaved rounds. A goal is a ratio to the limit, a time, or a"
+        " time above the limit.",
         style="dim",
         highlight=False,
     )

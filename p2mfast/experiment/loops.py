@@ -62,7 +62,9 @@ class Goal:
             return f"{self.ratio:.2f}x"
         if self.over is not None:
             return f"+{self.over:g} ns"
-        return "" if self.ns is None else f"{self.ns:g} ns"
+        if self.ns is None:
+            return ""
+        return f"{self.ns:g} ns" if self.ns < 1000 else f"{self.ns / 1000:g} µs"
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def _map_fresh(pages: int) -> Case:
 
     return Case(
         "table", pages // 512, lambda: fresh[0].set_entry(0, pages, 1),
-        "fresh huge pages", pages // 512, write, Goal(ratio=1.2),
+        "huge pages", pages // 512, write, Goal(ratio=1.2),
         prepare=prepare, right=lambda: fresh[0].stats.mappings[3] == pages,
     )  # fmt: skip
 
@@ -202,7 +204,7 @@ def _map_scattered(pages: int) -> Case:
 
     return Case(
         "page", gfns.size, lambda: p2m.set_entries(gfns, gfns),
-        "prefetched loads", gfns.size, lambda: _limits.prefetched_loads(words, gfns), Goal(ns=10),
+        "prefetched", gfns.size, lambda: _limits.prefetched_loads(words, gfns), Goal(ns=10),
         prepare=clear, right=lambda: bool((p2m.get_entries(gfns)["mfn"] == gfns).all()),
     )  # fmt: skip
 
@@ -240,7 +242,7 @@ def _shatter(blocks: int) -> Case:
 
     return Case(
         "block", blocks, lambda: p2m.set_entries(gfns, gfns),
-        "memset of a table", blocks, _memset(_words(512 * blocks)), Goal(ns=300), prepare=whole,
+        "memset", blocks, _memset(_words(512 * blocks)), Goal(ns=300), prepare=whole,
         right=lambda: p2m.stats.mappings[3] == blocks * 512,
     )  # fmt: skip
 
@@ -250,7 +252,7 @@ def _unmap(pages: int) -> Case:
     p2m = _guest(pages)
     return Case(
         "page", pages, lambda: p2m.set_entry(0, pages, None),
-        "streaming read", pages, _read(_words(pages)), Goal(ns=0.5),
+        "read", pages, _read(_words(pages)), Goal(ns=0.5),
         prepare=lambda: p2m.set_entry(0, pages, 1), right=lambda: p2m.stats.mappings[3] == 0,
     )  # fmt: skip
 
@@ -268,7 +270,7 @@ def _relinquish(pages: int) -> Case:
 def _create(times: int) -> Case:
     return Case(
         "P2M", times, _repeat(partial(P2M, 40), times),
-        "mmap and munmap", times, _repeat(partial(_limits.map_and_unmap, 2 << 30), times),
+        "mmap, munmap", times, _repeat(partial(_limits.map_and_unmap, 2 << 30), times),
         Goal(ns=40_000),
     )  # fmt: skip
 
@@ -282,7 +284,7 @@ def _look_up(pages: int) -> Case:
     entries = p2m.get_entries(gfns)
     return Case(
         "page", _BATCH, lambda: p2m.get_entries(gfns, out=entries),
-        "prefetched loads", _BATCH, lambda: _limits.prefetched_loads(words, gfns), Goal(ratio=1.7),
+        "prefetched", _BATCH, lambda: _limits.prefetched_loads(words, gfns), Goal(ratio=1.7),
         right=lambda: bool((entries["mfn"] == gfns + np.uint64(1)).all()),
     )  # fmt: skip
 
@@ -294,7 +296,7 @@ def _translate(pages: int) -> Case:
     results = p2m.translate_many(ipas)
     return Case(
         "page", _BATCH, lambda: p2m.translate_many(ipas, out=results),
-        "prefetched loads", _BATCH, lambda: _limits.prefetched_loads(words, gfns), Goal(ratio=1.7),
+        "prefetched", _BATCH, lambda: _limits.prefetched_loads(words, gfns), Goal(ratio=1.7),
         right=lambda: bool((results["pa"] == ipas + np.uint64(4096)).all()),
     )  # fmt: skip
 
@@ -305,7 +307,7 @@ def _look_up_in_order(pages: int) -> Case:
     entries = p2m.get_entries(gfns)
     return Case(
         "page", pages, lambda: p2m.get_entries(gfns, out=entries),
-        "streaming read", pages, _read(words),
+        "read", pages, _read(words),
         right=lambda: bool((entries["mfn"] == gfns + np.uint64(1)).all()),
     )  # fmt: skip
 
@@ -328,29 +330,29 @@ def _look_up_in_threads(pages: int) -> Case:
     )  # fmt: skip
 
 
-@_loop("one look-up from C", _GUESTS)
+@_loop("one look-up, C", _GUESTS)
 def _look_up_from_c(pages: int) -> Case:
     """Each waits for the one before, as a walk of the bare tables would."""
     p2m, gfns = _guest(pages), _random(pages, _BATCH // 4)
     tables, base = p2m.tables, p2m.table_base_mfn
     return Case(
         "page", gfns.size, lambda: _limits.lookups(p2m, gfns),
-        "bare dependent walk", gfns.size, lambda: _limits.bare_walks(tables, base, gfns),
+        "bare walk", gfns.size, lambda: _limits.bare_walks(tables, base, gfns),
         Goal(ratio=1.1), right=lambda: _limits.lookups(p2m, gfns) == int(gfns[-1]) + 1,
     )  # fmt: skip
 
 
-@_loop("one look-up from Python", {"cache": _GUESTS["cache"]})
+@_loop("one look-up, Python", {"cache": _GUESTS["cache"]})
 def _look_up_from_python(pages: int) -> Case:
     p2m, empty, times = _guest(pages), _limits.Empty(), 10_000
     return Case(
         "call", times, _repeat(partial(p2m.get_entry, 12345), times),
-        "an empty C method", times, _repeat(partial(empty.method, 12345), times), Goal(ratio=2),
+        "empty method", times, _repeat(partial(empty.method, 12345), times), Goal(ratio=2),
         right=lambda: p2m.get_entry(12345).mfn == 12346,
     )  # fmt: skip
 
 
-@_loop("16 look-ups from Python", {"cache": _GUESTS["cache"]})
+@_loop("16 look-ups, Python", {"cache": _GUESTS["cache"]})
 def _look_up_16(pages: int) -> Case:
     p2m, gfns, times = _guest(pages), _random(pages, 16), 1000
     entries = p2m.get_entries(gfns)
@@ -365,18 +367,18 @@ def _look_up_16(pages: int) -> Case:
 # ---- Tracking ----
 
 
-@_loop("scan for reachable RAM", _GUESTS)
+@_loop("scan reachable RAM", _GUESTS)
 def _scan(pages: int) -> Case:
     p2m = _guest(pages)
     return Case(
         "page", pages, lambda: p2m.cache_flush_range(0, pages),
-        "streaming read", pages, _read(_words(pages)),
+        "read", pages, _read(_words(pages)),
         Goal(ratio=1.67 if pages == _GUESTS["cache"] else 1.11),
         right=lambda: p2m.cache_flush_range(0, pages).pages == pages,
     )  # fmt: skip
 
 
-@_loop("invalidate a root table", {"cache": _GUESTS["cache"]})
+@_loop("invalidate a root", {"cache": _GUESTS["cache"]})
 def _invalidate(pages: int) -> Case:
     p2m, times = _guest(pages), 1000
     return Case(
@@ -394,7 +396,7 @@ def _resolve(pages: int) -> Case:
     tables = _words(512 * np.unique(gfns // 512).size)
     return Case(
         "page", gfns.size, lambda: p2m.resolve_translation_faults(gfns),
-        "dependent load + tables", gfns.size,
+        "load + tables", gfns.size,
         _in_turn([partial(_limits.dependent_loads, chain, gfns.size), _memset(tables)]),
         Goal(ratio=1.5), prepare=p2m.invalidate_root,
         right=lambda: p2m.cache_flush_range(0, pages).pages == np.unique(gfns).size,
@@ -409,23 +411,23 @@ def _touch(pages: int) -> tuple[P2M, Callable[[], object]]:
     return p2m, partial(p2m.resolve_translation_faults, spread)
 
 
-@_loop("harvest 1,000 touched pages", _MEMORIES, _LARGE_MEMORIES)
+@_loop("harvest 1,000 pages", _MEMORIES, _LARGE_MEMORIES)
 def _harvest(pages: int) -> Case:
     p2m, touch = _touch(pages)
     return Case(
         "harvest", 1, p2m.harvest,
-        "streaming read of their tables", 1, _read(_words(min(_TOUCHED * 512, pages))),
+        "read of tables", 1, _read(_words(min(_TOUCHED * 512, pages))),
         prepare=touch, right=lambda: (touch(), p2m.harvest().pages)[1] == _TOUCHED,
     )  # fmt: skip
 
 
-@_loop("flush 1,000 touched pages", _MEMORIES, _LARGE_MEMORIES)
+@_loop("flush 1,000 pages", _MEMORIES, _LARGE_MEMORIES)
 def _flush(pages: int) -> Case:
     p2m, touch = _touch(pages)
     touch()
     return Case(
         "flush", 1, lambda: p2m.cache_flush_range(0, pages),
-        "streaming read of their tables", 1, _read(_words(min(_TOUCHED * 512, pages))),
+        "read of tables", 1, _read(_words(min(_TOUCHED * 512, pages))),
         right=lambda: p2m.cache_flush_range(0, pages).pages == _TOUCHED,
     )  # fmt: skip
 
@@ -447,7 +449,7 @@ def _whole_life(pages: int) -> Case:
         seen.append(p2m.harvest().pages)
 
     return Case(
-        "page", pages, live, "fresh huge pages", pages,
+        "page", pages, live, "huge pages", pages,
         lambda: _limits.HugePages(8 * pages).write(),
         right=lambda: seen[-1] == touched.size, rounds=1,
     )  # fmt: skip
@@ -467,7 +469,7 @@ def _many_domains(number: int) -> Case:
             domain.destroy()
 
     return Case(
-        "domain", number, live, "fresh huge pages", number,
+        "domain", number, live, "huge pages", number,
         lambda: _limits.HugePages(8 * number * pages).write(),
         right=lambda: seen[-1] == number * pages, rounds=1,
     )  # fmt: skip

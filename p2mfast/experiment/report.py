@@ -128,21 +128,19 @@ def print_runs(console: Console, runs: Sequence[Run], cost: CostModel) -> None:
 def bench_table(results: Sequence[Result]) -> Table:
     """A row a loop: its figure, the limit measured beside it, their ratio, and the goal."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("loop")
-    table.add_column("size")
-    table.add_column("a unit")
-    for heading in ("ns", "limit ns", "ratio", "goal"):
+    for heading in ("loop", "size"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("ns", "limit", "ratio", "goal"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("limit")
+    table.add_column("what limits", no_wrap=True)
     for result in results:
         case = result.case
         table.add_row(
             result.name,
             result.size,
-            case.unit,
             _figure(result.ns),
             _figure(result.limit_ns),
-            f"{result.ratio:.2f}x",
+            f"{result.ratio:.2f}x" if result.ratio < 10 else f"{result.ratio:.1f}x",
             Text(str(case.goal), style="green" if result.reached else "yellow"),
             case.limit_name,
         )
@@ -150,4 +148,7 @@ def bench_table(results: Sequence[Result]) -> Table:
 
 
 def _figure(ns: float) -> str:
-    return f"{ns:,.2f}" if ns < 1000 else f"{ns:,.0f}"
+    """Three or four digits, and the unit where it is not ns."""
+    if ns >= 10_000:
+        return f"{ns / 1000:.0f} µs"
+    return f"{ns:.2f}" if ns < 100 else f"{ns:.0f}"

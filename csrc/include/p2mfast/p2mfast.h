@@ -272,8 +272,9 @@ typedef struct p2mfast_flush {
 } p2mfast_flush_t;
 
 /* Which pages of [flush->next_gfn, end) a cache flush cleans: RAM that `skip` does not leave out
- * (Xen's p2m_cache_flush_range). Changes nothing. Returns 1 when `runs` is full (call again),
- * 0 when the range is done (flush->done) or `budget` units of work are (not done). */
+ * (Xen's p2m_cache_flush_range). Changes nothing. Returns 1 when `runs` may not hold what
+ * comes next (call again), 0 when the range is done (flush->done) or `budget` units of work are
+ * (not done). */
 int p2mfast_cache_flush_range(p2mfast_t *p2m, p2mfast_flush_t *flush, uint64_t end, unsigned skip,
                               uint64_t budget, p2mfast_run_t *runs, size_t capacity, size_t *n);
 
