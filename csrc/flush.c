@@ -92,23 +92,30 @@ static void clean_table(const struct p2mfast *p2m, struct cleaning *cleaning, co
 
 /* From next_gfn on, entries of one table above the last level under which nothing is to be cleaned;
  * the first is known to be one. */
-static void skip_entries(const struct geometry *geometry, struct cleaning *cleaning,
+static void skip_entries(const struct p2mfast *p2m, struct cleaning *cleaning,
                          const uint64_t *table, int level, bool reachable)
 {
+    const struct geometry *geometry = &p2m->geometry;
     p2mfast_flush_t *flush = cleaning->flush;
     unsigned order = level_order(geometry, level);
+    uint64_t first = level_index(geometry, level, flush->next_gfn);
+    /* Up to the entry that holds the end, or to the table's. */
+    uint64_t words = min_u64(level_words(geometry, level), first + ((cleaning->end - 1) >> order) -
+                                                               (flush->next_gfn >> order) + 1);
+    bool only_valid = cleaning->skip == P2MFAST_SKIP_PATH;
 
     for (;;) {
         uint64_t index = level_index(geometry, level, flush->next_gfn) + 1;
+        uint64_t next = index;
         uint64_t pte;
 
-        skip_region(cleaning, next_boundary(flush->next_gfn, order));
-        if (index == level_words(geometry, level) || flush->next_gfn >= cleaning->end ||
-            must_stop(cleaning))
+        if (only_valid && cleaning->budget == P2MFAST_UNLIMITED)
+            next = reachable ? p2m_next_valid(p2m, table, index, words) : words;
+        skip_region(cleaning, next_boundary(flush->next_gfn, order) + ((next - index) << order));
+        if (next == words || must_stop(cleaning))
             return;
-        pte = pte_read(table + index);
-        if (pte_is_present(geometry, pte) &&
-            (cleaning->skip != P2MFAST_SKIP_PATH || (reachable && pte_is_valid(pte))))
+        pte = pte_read(table + next);
+        if (pte_is_present(geometry, pte) && (!only_valid || (reachable && pte_is_valid(pte))))
             return;
     }
 }
@@ -135,7 +142,7 @@ static void clean_region(struct p2mfast *p2m, struct cleaning *cleaning)
         outcome = walk_step(geometry, WALK_SOFTWARE, &walk,
                             pte_read(table + level_index(geometry, level, flush->next_gfn)));
         if (outcome == WALK_HOLE || (cleaning->skip == P2MFAST_SKIP_PATH && !walk.reachable)) {
-            skip_entries(geometry, cleaning, table, level, reachable);
+            skip_entries(p2m, cleaning, table, level, reachable);
             return;
         }
         if (outcome == WALK_LEAF) {

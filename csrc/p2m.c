@@ -102,6 +102,25 @@ void p2m_make(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t first, ui
         p2m->platform.barrier(p2m->platform.context);
 }
 
+/* ---- Looking ---- */
+
+uint64_t p2m_next_valid(const struct p2mfast *p2m, const uint64_t *words, uint64_t from, uint64_t n)
+{
+    const uint64_t any_type = ~(uint64_t)0;
+    uint64_t start = from - from % MASK_WORDS;
+    uint64_t behind = ~(uint64_t)0 << (from % MASK_WORDS);
+
+    if (from < n && pte_is_valid(pte_read(&words[from])))
+        return from;
+    for (; start < n; start += MASK_WORDS, behind = ~(uint64_t)0) {
+        uint64_t mask = p2m->vec->of_types(words + start, any_type, 0) & behind;
+
+        if (mask)
+            return min_u64(n, start + (uint64_t)__builtin_ctzll(mask));
+    }
+    return n;
+}
+
 /* ---- Facts ---- */
 
 int p2mfast_root_level(const p2mfast_t *p2m)

@@ -191,6 +191,11 @@ static inline uint64_t *p2m_descend(const struct p2mfast *p2m, enum walk_view vi
 
 /* ---- Between the core's files ---- */
 
+/* The first of n words from `from` on whose bit 0 is set, or n. Most words of an armed table are
+ * passed a mask at a time. */
+uint64_t p2m_next_valid(const struct p2mfast *p2m, const uint64_t *words, uint64_t from,
+                        uint64_t n);
+
 /* The leaves of a subtree that was unlinked go out of the counts, its tables onto the chain of
  * retired ones (reclaim.c). gfn: first page of the table. */
 void p2m_retire_table(struct p2mfast *p2m, uint64_t *table, int level, uint64_t gfn);

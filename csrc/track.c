@@ -342,9 +342,9 @@ static bool collect_table(struct p2mfast *p2m, struct harvest *harvest, uint64_t
         return false;
     }
     for (uint64_t i = first; i < TABLE_WORDS; i++) {
-        uint64_t pte = pte_read(&table[i]);
-
-        if (!pte_is_valid(pte) || collect_entry(p2m, harvest, pte, level, gfn + i * pages))
+        i = p2m_next_valid(p2m, table, i, TABLE_WORDS);
+        if (i == TABLE_WORDS ||
+            collect_entry(p2m, harvest, pte_read(&table[i]), level, gfn + i * pages))
             continue;
         arm_words(p2m, table, whole, i, level, gfn);
         return false;

@@ -121,9 +121,7 @@ cdef class _Runs:
     cdef size_t room(self):
         """Runs that fit; always those of one table, which the engine then takes at once."""
         if self.n + 512 > <size_t>self.array.shape[0]:
-            grown = np.empty(4 * self.array.shape[0], RUN_DTYPE)
-            grown[:self.n] = self.array[:self.n]
-            self.array = grown
+            self.array.resize(4 * self.array.shape[0], refcheck=False)
         return <size_t>self.array.shape[0] - self.n
 
     cdef added(self, size_t more):
@@ -139,7 +137,9 @@ cdef class _Runs:
         self.n += more
 
     cdef result(self):
-        return self.array[:self.n].copy()
+        """The runs; the room that is left is given back."""
+        self.array.resize(self.n, refcheck=False)
+        return self.array
 
 
 # ---- Checked against a P2M; errors name the argument at fault ----
