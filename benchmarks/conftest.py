@@ -1,42 +1,54 @@
-"""Every benchmark says what one unit cost, and what the hardware's limit for it was in the same
-run: `extra_info` has both and their ratio. Nothing here asserts a time."""
+"""What every loop of test_loops.py says besides its time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from rich.console import Console
 
-_rows: list[tuple[str, dict]] = []
+from p2mfast.experiment.bench import Result
+from p2mfast.experiment.report import bench_table
+
+_results: list[Result] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--large", action="store_true", help="also the loops that take up to 8 GiB of memory"
+    )
+
+
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any]
+) -> None:
+    """A saved baseline is for others to compare with: it says what kind of machine, not which."""
+    cpu = {key: machine_info["cpu"].get(key) for key in ("arch", "brand_raw", "count")}
+    kept = {key: machine_info[key] for key in ("machine", "system", "python_version")}
+    machine_info.clear()
+    machine_info.update(kept, cpu=cpu)
+
+
+def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict[str, Any]) -> None:
+    """And which commit, not in which folder."""
+    for key in ("project", "branch"):
+        commit_info.pop(key, None)
 
 
 @pytest.fixture
-def report(benchmark) -> Callable[[int, float, str], None]:
-    """report(units, limit in ns a unit, what the limit is): fills in `extra_info`."""
+def report(benchmark) -> Callable[[Result], None]:
+    """report(result): the limit measured beside the loop, and their ratio, into `extra_info`."""
 
-    def fill(units: int, limit_ns: float, limit: str) -> None:
-        if benchmark.disabled:
-            return
-        unit_ns = benchmark.stats.stats.median * 1e9 / units
-        benchmark.extra_info.update(
-            units=units,
-            ns_per_unit=round(unit_ns, 3),
-            limit=limit,
-            limit_ns_per_unit=round(limit_ns, 3),
-            ratio=round(unit_ns / limit_ns, 2),
-        )
-        _rows.append((benchmark.name, benchmark.extra_info))
+    def fill(result: Result) -> None:
+        benchmark.extra_info.update(result.to_json())
+        _results.append(result)
 
     return fill
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The ratios, after pytest-benchmark's own tables."""
-    if not _rows:
-        return
-    terminalreporter.section("ns a unit against the limit measured in the same run")
-    for name, info in _rows:
-        terminalreporter.write_line(
-            f"{name:38}{info['ns_per_unit']:12.3f}{info['limit_ns_per_unit']:10.3f}"
-            f"{info['ratio']:9.2f}x  {info['limit']}"
-        )
+    if _results:
+        terminalreporter.section("against the limit measured in the same run")
+        Console().print(bench_table(_results))
