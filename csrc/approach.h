@@ -9,30 +9,6 @@
 
 #include "p2m.h"
 
-/* What these walks read of a P2M. A local copy: the compiler knows that no store to a caller's
- * array changes it, and keeps it in registers. */
-struct ground {
-    uint64_t *root;
-    uint64_t root_mask;
-    uint64_t *memory;
-    uint64_t frames;  /* of memory, as far as the MMU reaches them */
-    uint64_t pointer; /* the valid descriptor that leads to memory's first frame */
-};
-
-static inline struct ground ground_of(const struct p2mfast *p2m)
-{
-    uint64_t physical = (uint64_t)1 << (p2m->geometry.pa_bits - PAGE_SHIFT);
-    uint64_t base = p2m->platform.base_mfn;
-
-    return (struct ground){
-        .root = p2m->root,
-        .root_mask = p2m->geometry.root_mask,
-        .memory = p2m->platform.memory,
-        .frames = base < physical ? min_u64(p2m->platform.frames, physical - base) : 0,
-        .pointer = pte_table(base),
-    };
-}
-
 /* Address of the descriptor that a walk has come to. Words are aligned to 8 bytes, which leaves
  * three bits: bit 0, every descriptor above it was valid; bits 2:1, how many levels above the last
  * it is. */

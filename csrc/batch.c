@@ -128,7 +128,7 @@ static inline __attribute__((always_inline)) void read_chunk(const struct p2mfas
                                                              struct kind kind, const uint64_t *keys,
                                                              size_t n, struct output output)
 {
-    const struct ground ground = ground_of(p2m);
+    const struct ground ground = p2m->ground;
     const size_t behind = kind.many_tables ? 2 * APPROACH_BLOCK : APPROACH_BLOCK;
     approach_t approaches[3][APPROACH_BLOCK];
 

@@ -48,8 +48,7 @@ static inline uint64_t highest(const struct p2mfast *p2m)
 void lookup_read_entry(const struct p2mfast *p2m, uint64_t gfn, p2mfast_entry_t *entry)
 {
     const struct geometry *geometry = &p2m->geometry;
-    const struct ground ground = ground_of(p2m);
-    approach_t last = approach_last(&ground, WALK_SOFTWARE, gfn, geometry->root_level);
+    approach_t last = approach_last(&p2m->ground, WALK_SOFTWARE, gfn, geometry->root_level);
     uint64_t max = highest(p2m);
     struct walk walk;
 

@@ -5,6 +5,20 @@
  */
 #include "p2m.h"
 
+static struct ground ground_of(const struct p2mfast *p2m)
+{
+    uint64_t physical = (uint64_t)1 << (p2m->geometry.pa_bits - PAGE_SHIFT);
+    uint64_t base = p2m->platform.base_mfn;
+
+    return (struct ground){
+        .root = p2m->root,
+        .root_mask = p2m->geometry.root_mask,
+        .memory = p2m->platform.memory,
+        .frames = base < physical ? min_u64(p2m->platform.frames, physical - base) : 0,
+        .pointer = pte_table(base),
+    };
+}
+
 int p2m_init(struct p2mfast *p2m, const p2mfast_platform_t *platform,
              const p2mfast_config_t *config)
 {
@@ -27,6 +41,7 @@ int p2m_init(struct p2mfast *p2m, const p2mfast_platform_t *platform,
     if (p2m->root_frame == NO_FRAME)
         return P2MFAST_ERROR_TABLES;
     p2m->root = platform->memory + p2m->root_frame * TABLE_WORDS;
+    p2m->ground = ground_of(p2m);
     return 0;
 }
 

@@ -19,11 +19,22 @@ struct span {
     uint64_t end;
 };
 
+/* What walks of batches read of a P2M, made once. They copy it: the compiler then knows that no
+ * store to a caller's array changes it. */
+struct ground {
+    uint64_t *root;
+    uint64_t root_mask;
+    uint64_t *memory;
+    uint64_t frames;  /* of memory, as far as the MMU reaches them */
+    uint64_t pointer; /* the valid descriptor that leads to memory's first frame */
+};
+
 struct p2mfast {
     struct geometry geometry;
     p2mfast_platform_t platform;
     uint64_t *root; /* first word of the concatenated root tables */
     uint64_t root_frame;
+    struct ground ground;
     unsigned vmid;
     const struct vec *vec;
 

@@ -70,7 +70,7 @@ static void sort_keys(uint64_t *keys, size_t n)
 static uint64_t need_of_scattered(const struct p2mfast *p2m, const uint64_t *gfns,
                                   const uint64_t *mfns, size_t n, uint64_t *keys)
 {
-    const struct ground ground = ground_of(p2m);
+    const struct ground ground = p2m->ground;
     uint64_t need = 0;
     uint64_t before = 0;
     size_t missing = 0;
@@ -170,7 +170,7 @@ static int apply_block(struct p2mfast *p2m, const uint64_t *gfns, const uint64_t
 static int apply_scattered(struct p2mfast *p2m, const uint64_t *gfns, const uint64_t *mfns,
                            size_t n, uint64_t attributes)
 {
-    const struct ground ground = ground_of(p2m);
+    const struct ground ground = p2m->ground;
     approach_t approaches[2][APPROACH_BLOCK];
     int error = 0;
 

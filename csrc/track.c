@@ -189,7 +189,7 @@ static bool resolve_leaf(struct p2mfast *p2m, approach_t approach, bool *resolve
 static void resolve_many(struct p2mfast *p2m, const uint64_t *gfns, size_t n, unsigned depth,
                          unsigned order, uint8_t *resolved)
 {
-    const struct ground ground = ground_of(p2m);
+    const struct ground ground = p2m->ground;
     uint64_t gfn_mask = p2m->geometry.gfn_limit - 1;
     approach_t approaches[2][APPROACH_BLOCK];
 
