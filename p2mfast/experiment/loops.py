@@ -396,7 +396,7 @@ def _resolve(pages: int) -> Case:
     tables = _words(512 * np.unique(gfns // 512).size)
     return Case(
         "page", gfns.size, lambda: p2m.resolve_translation_faults(gfns),
-        "load + tables", gfns.size,
+        "load, tables", gfns.size,
         _in_turn([partial(_limits.dependent_loads, chain, gfns.size), _memset(tables)]),
         Goal(ratio=1.5), prepare=p2m.invalidate_root,
         right=lambda: p2m.cache_flush_range(0, pages).pages == np.unique(gfns).size,
@@ -416,7 +416,7 @@ def _harvest(pages: int) -> Case:
     p2m, touch = _touch(pages)
     return Case(
         "harvest", 1, p2m.harvest,
-        "read of tables", 1, _read(_words(min(_TOUCHED * 512, pages))),
+        "tables read", 1, _read(_words(min(_TOUCHED * 512, pages))),
         prepare=touch, right=lambda: (touch(), p2m.harvest().pages)[1] == _TOUCHED,
     )  # fmt: skip
 
@@ -427,7 +427,7 @@ def _flush(pages: int) -> Case:
     touch()
     return Case(
         "flush", 1, lambda: p2m.cache_flush_range(0, pages),
-        "read of tables", 1, _read(_words(min(_TOUCHED * 512, pages))),
+        "tables read", 1, _read(_words(min(_TOUCHED * 512, pages))),
         right=lambda: p2m.cache_flush_range(0, pages).pages == _TOUCHED,
     )  # fmt: skip
 
@@ -455,7 +455,7 @@ def _whole_life(pages: int) -> Case:
     )  # fmt: skip
 
 
-@_loop("4,000 domains of 256 MiB", {}, {"2 GiB": 4000})
+@_loop("4,000 domains", {}, {"256 MiB": 4000})
 def _many_domains(number: int) -> Case:
     """Created, populated with 4 KiB pages and destroyed, all there at once."""
     pages = 256 << 8
