@@ -1,5 +1,7 @@
-"""The life of a 1 TiB guest in 4 KiB pages, in a process of its own: times, and peak memory over its
-tables (2 GiB). Run it by itself: `python benchmarks/peak_memory.py [PAGES]`."""
+"""The life of a 1 TiB guest in 4 KiB pages: times, and the peak of memory over its tables (2 GiB).
+
+A process of its own: `python benchmarks/peak_memory.py [PAGES]`.
+"""
 
 from __future__ import annotations
 
