@@ -15,7 +15,6 @@ cnp.import_array()
 
 cdef extern from *:
     """
-    #define _DEFAULT_SOURCE
     #include <sys/mman.h>
     #define PREFETCH(address) __builtin_prefetch(address)
 
