@@ -5,6 +5,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "access.h"
 #include "approach.h"
 #include "lookup.h"
 
@@ -89,11 +90,13 @@ static inline void finish_entries(const struct p2mfast *p2m, const uint64_t *gfn
     uint64_t ptes[APPROACH_BLOCK];
 
     read_words(approaches, n, ptes);
-    if (p2m->vec->entries(ptes, approaches, n, entries))
+    if (p2m->vec->entries(ptes, approaches, n, entries) && !p2mfast_mem_access_enabled(p2m))
         return;
     for (size_t i = 0; i < n; i++)
         if (!entries[i].type)
             lookup_read_entry(p2m, gfns[i], &entries[i]);
+        else
+            entries[i].access = access_get(p2m, gfns[i]);
 }
 
 static inline void finish_translations(const struct p2mfast *p2m, const uint64_t *ipas,

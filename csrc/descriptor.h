@@ -31,6 +31,9 @@
 #define PTE_TYPE_SHIFT 55
 #define PTE_TYPE ((uint64_t)0xf << PTE_TYPE_SHIFT)
 
+/* What mem_access changes of a leaf. */
+#define PTE_RIGHTS (PTE_READ | PTE_WRITE | PTE_XN)
+
 /* What the engine itself writes; any other bit set is a finding. */
 #define PTE_KNOWN                                                                                  \
     (PTE_VALID | PTE_TABLE | PTE_MEMATTR | PTE_READ | PTE_WRITE | PTE_SH | PTE_AF | PTE_ADDRESS |  \

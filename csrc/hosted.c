@@ -17,6 +17,8 @@
 
 #define NO_EVENT SIZE_MAX
 
+#define SIDE_HEADER 64 /* a cache line */
+
 struct queue {
     p2mfast_event_t *events;
     size_t first; /* oldest that was not drained */
@@ -31,6 +33,7 @@ struct hosted {
     struct arena arena;
     pthread_mutex_t mutex;
     struct queue queue;
+    void *side_pages; /* the one given last */
 };
 
 /* ---- The queue of events ---- */
@@ -157,6 +160,19 @@ static void unlock(void *context)
     pthread_mutex_unlock(&((struct hosted *)context)->mutex);
 }
 
+/* Side pages, chained by a word before each, which lies in the same allocation. */
+static void *side_page(void *context)
+{
+    struct hosted *hosted = context;
+    void **block = calloc(1, TABLE_BYTES + SIDE_HEADER);
+
+    if (!block)
+        return NULL;
+    *block = hosted->side_pages;
+    hosted->side_pages = block;
+    return (char *)block + SIDE_HEADER;
+}
+
 static void *scratch(void *context, size_t bytes)
 {
     (void)context;
@@ -232,6 +248,7 @@ static int hosted_init(struct hosted *hosted, const p2mfast_config_t *config)
         .invalidate_tlb = invalidate_tlb,
         .reserve_removed = reserve_removed,
         .mapping_removed = mapping_removed,
+        .side_page = side_page,
         .lock = lock,
         .unlock = unlock,
         .scratch = scratch,
@@ -292,6 +309,12 @@ void p2mfast_destroy(p2mfast_t *p2m)
 
     if (!hosted)
         return;
+    while (hosted->side_pages) {
+        void *before = *(void **)hosted->side_pages;
+
+        free(hosted->side_pages);
+        hosted->side_pages = before;
+    }
     arena_destroy(&hosted->arena);
     pthread_mutex_destroy(&hosted->mutex);
     free(hosted->queue.events);

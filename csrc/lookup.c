@@ -7,6 +7,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "access.h"
 #include "approach.h"
 #include "lookup.h"
 
@@ -45,7 +46,7 @@ static inline uint64_t highest(const struct p2mfast *p2m)
     return __atomic_load_n(&p2m->max_mapped_gfn, __ATOMIC_RELAXED);
 }
 
-void lookup_read_entry(const struct p2mfast *p2m, uint64_t gfn, p2mfast_entry_t *entry)
+static inline void read_mapping(const struct p2mfast *p2m, uint64_t gfn, p2mfast_entry_t *entry)
 {
     const struct geometry *geometry = &p2m->geometry;
     approach_t last = approach_last(&p2m->ground, WALK_SOFTWARE, gfn, geometry->root_level);
@@ -54,6 +55,7 @@ void lookup_read_entry(const struct p2mfast *p2m, uint64_t gfn, p2mfast_entry_t 
 
     if (!(last & APPROACH_LEVEL)) {
         uint64_t pte = pte_read(approach_word(last));
+
         if (pte_is_present(geometry, pte)) {
             *entry = (p2mfast_entry_t){
                 pte_mfn(geometry, pte),      (uint8_t)pte_type(pte), 0,  pte_is_valid(pte),
@@ -61,13 +63,19 @@ void lookup_read_entry(const struct p2mfast *p2m, uint64_t gfn, p2mfast_entry_t 
             return;
         }
     }
-
     if (gfn > max)
         set_hole(entry, order_above_max(geometry, gfn, max));
     else if (p2m_walk(p2m, WALK_SOFTWARE, gfn, &walk) == WALK_LEAF)
         set_entry(geometry, &walk, entry);
     else
         set_hole(entry, level_order(geometry, walk.level));
+}
+
+void lookup_read_entry(const struct p2mfast *p2m, uint64_t gfn, p2mfast_entry_t *entry)
+{
+    read_mapping(p2m, gfn, entry);
+    if (entry->type)
+        entry->access = access_get(p2m, gfn);
 }
 
 void lookup_entry(const struct p2mfast *p2m, uint64_t gfn, p2mfast_entry_t *entry)

@@ -33,6 +33,8 @@ int p2m_init(struct p2mfast *p2m, const p2mfast_platform_t *platform,
     p2m->max_mapped_gfn = 0;
     p2m->max_tables = config->max_tables;
     p2m->counted = 0;
+    p2m->access = NULL;
+    p2m->mem_access = false;
     p2m->stats = (p2mfast_stats_t){{0}, {0}, 0, 0, 0, 0, 0, 0};
     p2m->sequence = 0;
     p2m->stale = (struct span){0, 0};
@@ -85,6 +87,16 @@ void p2m_invalidate_stale(struct p2mfast *p2m)
     p2m->stale = (struct span){0, 0};
 }
 
+static void add_stale(struct p2mfast *p2m, struct span span)
+{
+    if (p2m->stale.start == p2m->stale.end) {
+        p2m->stale = span;
+    } else {
+        p2m->stale.start = min_u64(p2m->stale.start, span.start);
+        p2m->stale.end = max_u64(p2m->stale.end, span.end);
+    }
+}
+
 void p2m_break(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t keep, struct span span,
                enum invalidation invalidation)
 {
@@ -96,12 +108,7 @@ void p2m_break(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t keep, st
         return;
     if (p2m->platform.barrier)
         p2m->platform.barrier(p2m->platform.context);
-    if (p2m->stale.start == p2m->stale.end) {
-        p2m->stale = span;
-    } else {
-        p2m->stale.start = min_u64(p2m->stale.start, span.start);
-        p2m->stale.end = max_u64(p2m->stale.end, span.end);
-    }
+    add_stale(p2m, span);
     if (invalidation == INVALIDATE_NOW)
         p2m_invalidate_stale(p2m);
 }
@@ -115,6 +122,13 @@ void p2m_make(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t first, ui
     p2m->vec->fill(words, n, first, step);
     if (p2m->platform.barrier)
         p2m->platform.barrier(p2m->platform.context);
+}
+
+void p2m_make_rights(struct p2mfast *p2m, uint64_t *word, uint64_t pte, struct span span)
+{
+    p2m_make_word(p2m, word, pte);
+    if (span.start != span.end)
+        add_stale(p2m, span);
 }
 
 /* ---- Looking ---- */
@@ -178,6 +192,29 @@ uint64_t p2mfast_max_mapped_gfn(const p2mfast_t *p2m)
     if (p2m_is_empty(p2m))
         return P2MFAST_INVALID_GFN;
     return __atomic_load_n(&p2m->max_mapped_gfn, __ATOMIC_RELAXED);
+}
+
+uint64_t p2mfast_max_tables(p2mfast_t *p2m)
+{
+    uint64_t max_tables;
+
+    p2m_lock(p2m);
+    max_tables = p2m->max_tables;
+    p2m_unlock(p2m);
+    return max_tables;
+}
+
+int p2mfast_set_max_tables(p2mfast_t *p2m, uint64_t max_tables)
+{
+    int error = 0;
+
+    p2m_lock(p2m);
+    if (max_tables < p2m->stats.tables)
+        error = P2MFAST_ERROR_TABLES;
+    else
+        p2m->max_tables = max_tables;
+    p2m_unlock(p2m);
+    return error;
 }
 
 void p2mfast_get_stats(p2mfast_t *p2m, p2mfast_stats_t *stats)

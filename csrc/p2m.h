@@ -13,6 +13,8 @@
 #include "walk.h"
 #include "p2mfast/p2mfast.h"
 
+#define ACCESS_HEIGHT 3
+
 /* Pages [start, end). */
 struct span {
     uint64_t start;
@@ -42,6 +44,8 @@ struct p2mfast {
     uint64_t max_mapped_gfn;    /* 0 while nothing was mapped */
     uint64_t max_tables;
     uint64_t counted; /* leaves of TYPES_COUNTED that are there */
+    void *access;     /* top of what access.h keeps, ACCESS_HEIGHT levels above the bytes */
+    bool mem_access;  /* new mappings are pages, and their access is kept */
     p2mfast_stats_t stats;
 
     /* Odd while one table is broken and made, so that readers try again. */
@@ -80,6 +84,10 @@ static inline void p2m_make_word(struct p2mfast *p2m, uint64_t *word, uint64_t p
     if (p2m->platform.barrier)
         p2m->platform.barrier(p2m->platform.context);
 }
+
+/* The same for a leaf whose rights alone change: no break, and the invalidation of `span` (empty:
+ * none is due) can wait until the call ends. */
+void p2m_make_rights(struct p2mfast *p2m, uint64_t *word, uint64_t pte, struct span span);
 
 /* Readers that run while one of these is open try again. Calls do not nest. */
 void p2m_write_begin(struct p2mfast *p2m);

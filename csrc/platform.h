@@ -55,6 +55,10 @@ typedef struct p2mfast_platform {
     int (*reserve_removed)(void *context, uint64_t runs);
     void (*mapping_removed)(void *context, uint64_t gfn, uint64_t mfn, uint64_t nr, unsigned type);
 
+    /* Optional: a page of 4096 zeroed bytes that is no table and stays until the P2M goes; NULL:
+     * none is left. Without it there is no mem_access. */
+    void *(*side_page)(void *context);
+
     /* Optional: one writer at a time. */
     void (*lock)(void *context);
     void (*unlock)(void *context);

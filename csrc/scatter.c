@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "access.h"
 #include "approach.h"
 #include "update.h"
 
@@ -188,6 +189,22 @@ static int apply_scattered(struct p2mfast *p2m, const uint64_t *gfns, const uint
     return error;
 }
 
+static int reserve_access(struct p2mfast *p2m, const uint64_t *gfns, size_t n, unsigned access)
+{
+    int error = 0;
+
+    for (size_t i = 0; !error && p2m->mem_access && i < n; i++)
+        error = access_reserve(p2m, read_gfn(p2m, &gfns[i]), 1, access);
+    return error;
+}
+
+static void record_access(struct p2mfast *p2m, const uint64_t *gfns, const uint64_t *mfns, size_t n,
+                          unsigned access)
+{
+    for (size_t i = 0; p2m->mem_access && i < n; i++)
+        access_set(p2m, read_gfn(p2m, &gfns[i]), 1, removes(mfns[i]) ? P2MFAST_ACCESS_RWX : access);
+}
+
 static bool in_range(const struct p2mfast *p2m, const uint64_t *gfns, const uint64_t *mfns,
                      size_t n)
 {
@@ -214,6 +231,10 @@ int p2mfast_set_entries(p2mfast_t *p2m, const uint64_t *gfns, const uint64_t *mf
     attributes = update_attributes(type, access, flags);
     p2m_lock(p2m);
     error = reserve_scattered(p2m, gfns, mfns, n, attributes);
+    if (!error)
+        error = reserve_access(p2m, gfns, n, access);
+    if (!error)
+        record_access(p2m, gfns, mfns, n, access);
     if (!error)
         error = apply_scattered(p2m, gfns, mfns, n, attributes);
     p2m_unlock(p2m);

@@ -5,6 +5,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "access.h"
 #include "update.h"
 
 /* A request for the pages [start, end). Superpages begin where all that follows is aligned, so
@@ -14,6 +15,7 @@ struct request {
     uint64_t start;
     uint64_t end;
     uint64_t mfn; /* of start, or P2MFAST_INVALID_MFN: remove */
+    unsigned access;
     uint64_t attributes;
     uint64_t limit[LEAF_LEVEL + 1];
 };
@@ -228,6 +230,22 @@ static void settle_counted(struct p2mfast *p2m, const uint64_t *words, size_t n,
         p2m->counted += n;
 }
 
+/* Do n leaves that are there become what they are, but for their rights? */
+static bool only_rights_differ(const uint64_t *words, size_t n, uint64_t first, uint64_t step)
+{
+    for (size_t i = 0; i < n; i++, first += step)
+        if ((pte_read(&words[i]) ^ first) & ~PTE_RIGHTS)
+            return false;
+    return true;
+}
+
+static void update_rights(struct p2mfast *p2m, uint64_t *words, size_t n, uint64_t gfn,
+                          uint64_t first, uint64_t step)
+{
+    for (size_t i = 0; i < n; i++, first += step)
+        p2m_make_rights(p2m, &words[i], first, span_of(gfn + i, pte_is_valid(first)));
+}
+
 void update_words(struct p2mfast *p2m, uint64_t *words, size_t n, int level, uint64_t gfn,
                   uint64_t mfn, uint64_t attributes)
 {
@@ -240,6 +258,11 @@ void update_words(struct p2mfast *p2m, uint64_t *words, size_t n, int level, uin
 
     if (remove && !present)
         return;
+    if (p2m->mem_access && level == LEAF_LEVEL && !remove &&
+        only_rights_differ(words, n, pte_leaf(attributes, mfn, level), TABLE_BYTES)) {
+        update_rights(p2m, words, n, gfn, pte_leaf(attributes, mfn, level), TABLE_BYTES);
+        return;
+    }
     if (present || !remove)
         settle_counted(p2m, words, n, level, gfn, mfn, attributes);
     p2m_write_begin(p2m);
@@ -395,13 +418,18 @@ static int update(struct p2mfast *p2m, struct request *request, unsigned flags)
     uint64_t need = 0;
     int error;
 
-    plan(p2m, request, flags);
+    if (p2m->mem_access) /* its granularity is the page, as in Xen */
+        flags |= P2MFAST_MAX_ORDER_0;
+    plan(p2m, request, removes(request->mfn) ? 0 : flags);
     if (!count_need(p2m, request, p2m->root, p2m->geometry.root_level, pages, &need))
         return P2MFAST_ERROR_CORRUPT;
     /* What goes of one leaf is one run, whatever it is split into on the way. */
     error = update_reserve(p2m, need, min_u64(p2m->counted, pages.end - pages.start));
+    if (!error)
+        error = access_reserve(p2m, pages.start, pages.end - pages.start, request->access);
     if (error)
         return error;
+    access_set(p2m, pages.start, pages.end - pages.start, request->access);
     if (!removes(request->mfn))
         update_extend_bounds(p2m, request->start, request->end - 1);
     apply(p2m, request);
@@ -412,16 +440,18 @@ static int update(struct p2mfast *p2m, struct request *request, unsigned flags)
 int p2mfast_set_entry(p2mfast_t *p2m, uint64_t gfn, uint64_t nr, uint64_t mfn, unsigned type,
                       unsigned access, unsigned flags)
 {
-    struct request request = {.start = gfn, .end = gfn + nr, .mfn = mfn};
+    struct request request = {.start = gfn, .end = gfn + nr, .mfn = mfn, .access = access};
     int error = update_check_pages(p2m, gfn, nr, mfn);
 
     if (!error)
         error = update_check_kind(type, access, flags, removes(mfn));
     if (error)
         return error;
+    if (removes(mfn)) /* what is mapped here next starts with all rights */
+        request.access = P2MFAST_ACCESS_RWX;
     request.attributes = update_attributes(type, access, flags);
     p2m_lock(p2m);
-    error = update(p2m, &request, removes(mfn) ? 0 : flags);
+    error = update(p2m, &request, flags);
     p2m_unlock(p2m);
     return error;
 }
@@ -446,7 +476,8 @@ static bool range_matches(const struct p2mfast *p2m, uint64_t gfn, uint64_t nr, 
 
 int p2mfast_remove_mapping(p2mfast_t *p2m, uint64_t gfn, uint64_t nr, uint64_t mfn)
 {
-    struct request request = {.start = gfn, .end = gfn + nr, .mfn = P2MFAST_INVALID_MFN};
+    struct request request = {
+        .start = gfn, .end = gfn + nr, .mfn = P2MFAST_INVALID_MFN, .access = P2MFAST_ACCESS_RWX};
     int error = update_check_pages(p2m, gfn, nr, mfn);
 
     if (error)

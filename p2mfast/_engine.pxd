@@ -114,6 +114,11 @@ cdef extern from "p2mfast/p2mfast.h" nogil:
                             unsigned type, unsigned access, unsigned flags)
     int p2mfast_remove_mapping(p2mfast_t *p2m, uint64_t gfn, uint64_t nr, uint64_t mfn)
     int p2mfast_relinquish(p2mfast_t *p2m, uint64_t budget)
+    int p2mfast_enable_mem_access(p2mfast_t *p2m, int enabled)
+    int p2mfast_mem_access_enabled(const p2mfast_t *p2m)
+    int p2mfast_set_mem_access(p2mfast_t *p2m, uint64_t gfn, uint64_t nr, unsigned access)
+    uint64_t p2mfast_max_tables(p2mfast_t *p2m)
+    int p2mfast_set_max_tables(p2mfast_t *p2m, uint64_t max_tables)
     int p2mfast_invalidate_root(p2mfast_t *p2m)
     int p2mfast_resolve_translation_fault(p2mfast_t *p2m, uint64_t gfn, unsigned depth,
                                           unsigned order)
@@ -140,6 +145,5 @@ cdef class P2M:
     cdef readonly unsigned ipa_bits
     cdef readonly unsigned pa_bits
     cdef readonly unsigned vmid
-    cdef readonly object max_tables
     cdef object __weakref__
     cdef int look_up(self, uint64_t gfn, p2mfast_entry_t *entry) noexcept nogil

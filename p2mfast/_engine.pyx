@@ -134,7 +134,6 @@ cdef class P2M:
         self.ipa_bits = config.ipa_bits
         self.pa_bits = config.pa_bits
         self.vmid = config.vmid
-        self.max_tables = max_tables
 
     def __dealloc__(self):
         p2mfast_destroy(self._p2m)
@@ -186,6 +185,21 @@ cdef class P2M:
         """Highest GFN ever mapped, or None while nothing was."""
         cdef uint64_t gfn = p2mfast_max_mapped_gfn(self._p2m)
         return None if gfn == P2MFAST_INVALID_GFN else gfn
+
+    @property
+    def max_tables(self):
+        """Quota of tables besides the roots; None: as many as fit. It may be changed.
+
+        Raises OutOfTables for one below the tables in use (Xen's p2m_set_allocation).
+        """
+        cdef uint64_t tables = p2mfast_max_tables(self._p2m)
+        return None if tables == P2MFAST_UNLIMITED else tables
+
+    @max_tables.setter
+    def max_tables(self, value):
+        cdef uint64_t tables = P2MFAST_UNLIMITED if value is None else _u64(value, "max_tables")
+        if p2mfast_set_max_tables(self._p2m, tables):
+            raise OutOfTables(f"max_tables {value}: {self.stats.tables} are in use")
 
     @property
     def stats(self):
@@ -355,6 +369,39 @@ cdef class P2M:
         cdef int error
         with nogil:
             error = p2mfast_remove_mapping(self._p2m, first, pages, frame)
+        if error:
+            _raise(self, error)
+
+    @property
+    def mem_access_enabled(self):
+        """Whether the access of each page is kept (see :meth:`enable_mem_access`)."""
+        return p2mfast_mem_access_enabled(self._p2m) != 0
+
+    def enable_mem_access(self, enabled=True):
+        """Keep each page's access, as a monitor of the guest needs it (Xen's mem_access).
+
+        New mappings are then made of 4 KiB pages, and :meth:`get_entry` reports the access each was
+        given. ``enabled=False`` ends that: look-ups say RWX, and what was kept is there again when
+        it is enabled anew.
+        """
+        cdef int on = bool(enabled)
+        cdef int error = p2mfast_enable_mem_access(self._p2m, on)
+        if error:
+            _raise(self, error)
+
+    def set_mem_access(self, gfn, nr, access):
+        """Give what is mapped of ``nr`` pages from ``gfn`` on this :class:`Access`; enables
+        mem_access (Xen's p2m_set_mem_access).
+
+        Superpages are shattered, holes stay holes, an armed page stays armed. One TLB invalidation
+        at the end. Raises OutOfRange, OutOfTables, ValueError (``nr`` 0; ``access``).
+        """
+        cdef uint64_t first = _gfn(self, gfn)
+        cdef uint64_t pages = _nr(self, nr, first)
+        cdef unsigned rights = _enumerated(Access, access, "access")
+        cdef int error
+        with nogil:
+            error = p2mfast_set_mem_access(self._p2m, first, pages, rights)
         if error:
             _raise(self, error)
 

@@ -34,8 +34,9 @@ def archive() -> dict[str, dict]:
         }
 
 
-def preemption_trace() -> dict:
-    with lzma.open(DATA / "xen_preempt.json.xz") as file:
+def mem_access_traces() -> dict[str, dict]:
+    """By name: 58_preempt, whose flushes are preempted, and two sequences of mem_access."""
+    with lzma.open(DATA / "xen_mem_access.json.xz") as file:
         return json.load(file)
 
 
@@ -93,8 +94,14 @@ class Player:
             op["nr"],
             number(op["mfn"]),
             type=pf.P2MType[op["type"].upper()],
-            access=pf.Access[op["access"].upper()],
+            access=pf.Access[op.get("access", "rwx").upper()],
         )
+
+    insert = set_entry  # without an access: rwx
+
+    def mem_access(self, op: dict) -> None:
+        self.p2m.enable_mem_access(op["enabled"])
+        assert self.p2m.mem_access_enabled == op["enabled"]
 
     def remove_mapping(self, op: dict) -> None:
         try:
@@ -108,7 +115,11 @@ class Player:
         entry = self.p2m.get_entry(op["gfn"])
         observed = (entry.mfn, entry.type.name.lower(), entry.order, entry.valid)
         assert observed == (op["mfn"], op["type"], op["order"], op["valid"])
+        if "access" in op:
+            access = None if entry.access is None else entry.access.name.lower()
+            assert access == op["access"]
         row = self.p2m.get_entries([op["gfn"]])[0]
+        assert int(row["access"]) == (0xFF if entry.access is None else entry.access)
         assert (int(row["order"]), bool(row["valid"])) == (op["order"], op["valid"])
 
     def invalidate_root(self, op: dict) -> None:

@@ -260,6 +260,23 @@ int p2mfast_access_many(p2mfast_t *p2m, const uint64_t *ipas, const uint8_t *kin
                         int resolve, unsigned depth, unsigned order, uint8_t *traps,
                         uint8_t *faults);
 
+/* The quota of tables besides the roots. P2MFAST_ERROR_TABLES: more than that are in use. */
+uint64_t p2mfast_max_tables(p2mfast_t *p2m);
+int p2mfast_set_max_tables(p2mfast_t *p2m, uint64_t max_tables);
+
+/* ---- mem_access ----------------------------------------------------------------------------- */
+
+/* While it is enabled, new mappings are made of pages, and what access each was set to is kept
+ * beside the tables, where p2mfast_get_entry finds it (Xen's p2m->mem_access_enabled). Disabled,
+ * look-ups say RWX; what was kept is there again when it is enabled. P2MFAST_ERROR_MEMORY: the
+ * platform has no memory for it. */
+int p2mfast_enable_mem_access(p2mfast_t *p2m, int enabled);
+int p2mfast_mem_access_enabled(const p2mfast_t *p2m);
+/* Enable it, and give what is mapped of nr pages from gfn on this access (Xen's
+ * p2m_set_mem_access): superpages are shattered, holes stay holes. Only rights change, so that one
+ * invalidation at the end does. */
+int p2mfast_set_mem_access(p2mfast_t *p2m, uint64_t gfn, uint64_t nr, unsigned access);
+
 /* ---- Cache flush ---------------------------------------------------------------------------- */
 
 /* A flush under way. Set next_gfn to the start and the rest to 0; pass it again to go on. */

@@ -1,0 +1,26 @@
+/*
+ * mem_access: what each GFN may be used for, kept beside the tables (Xen's
+ * p2m->mem_access_settings).
+ *
+ * Three levels of pages of pointers over pages of a byte a GFN. A byte is the access xor RWX, so
+ * that a fresh page says RWX. Pages are linked empty before the first store of an update, and stay
+ * until the P2M goes: readers take no lock here either.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef P2MFAST_ACCESS_H
+#define P2MFAST_ACCESS_H
+
+#include "p2m.h"
+
+/* The access of a mapped GFN: RWX while mem_access is off. */
+uint8_t access_get(const struct p2mfast *p2m, uint64_t gfn);
+
+/* Link the pages that setting `access` on [gfn, gfn + nr) needs. 0, or P2MFAST_ERROR_MEMORY: then
+ * some may be linked, but none says anything new. Nothing to do while mem_access is off. */
+int access_reserve(struct p2mfast *p2m, uint64_t gfn, uint64_t nr, unsigned access);
+
+/* After that, it succeeds. */
+void access_set(struct p2mfast *p2m, uint64_t gfn, uint64_t nr, unsigned access);
+
+#endif
