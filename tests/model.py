@@ -7,7 +7,7 @@ Written from `FORMAT.md` of the recorded Xen sequences and from the Arm ARM, not
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import p2mfast as pf
@@ -65,6 +65,8 @@ class Model:
         self.max: int | None = None
         self.shattered = [0, 0, 0, 0]
         self.made = 0  # tables made by the operation under way
+        self.mem_access = False
+        self.kept: dict[int, int] = {}
 
     # ---- Walking ----
 
@@ -126,7 +128,7 @@ class Model:
     ) -> None:
         self.check_range(gfn, nr, mfn or 0)
         leaf = None if mfn is None else Leaf(mfn, type, access, not armed)
-        self.transaction([(gfn, nr, leaf, 18 if mfn is None else max_order)])
+        self.transaction(lambda: self.put_range(gfn, nr, leaf, 18 if leaf is None else max_order))
 
     def set_entries(
         self, gfns: list[int], mfns: list[int | None], type: int, access: int, armed: bool
@@ -134,7 +136,12 @@ class Model:
         if any(gfn >= self.limit for gfn in gfns):
             raise pf.OutOfRange("range")
         leaves = [None if mfn is None else Leaf(mfn, type, access, not armed) for mfn in mfns]
-        self.transaction([(gfn, 1, leaf, 0) for gfn, leaf in zip(gfns, leaves, strict=True)])
+
+        def put_all() -> None:
+            for gfn, leaf in zip(gfns, leaves, strict=True):
+                self.put_range(gfn, 1, leaf, 0)
+
+        self.transaction(put_all)
 
     def remove_mapping(self, gfn: int, nr: int, mfn: int) -> None:
         self.check_range(gfn, nr, mfn)
@@ -145,20 +152,43 @@ class Model:
             if leaf and leaf.type in RAM and leaf.mfn + at % (1 << order) != mfn + at - gfn:
                 raise pf.MappingMismatch("mismatch")
             at = next_block(at, order)
-        self.transaction([(gfn, nr, None, 18)])
+        self.transaction(lambda: self.put_range(gfn, nr, None, 18))
 
-    def transaction(self, updates: list[tuple[int, int, Leaf | None, int]]) -> None:
+    def set_mem_access(self, gfn: int, nr: int, access: int) -> None:
+        self.check_range(gfn, nr, 0)
+
+        def change() -> None:
+            self.mem_access = True
+            for at in range(gfn, gfn + nr):
+                leaf, level, _ = self.find(at)
+                if leaf:
+                    leaf = Leaf(leaf.mfn + at % (1 << shift(level)), leaf.type, access, leaf.valid)
+                    self.put(at, 0, leaf)
+                    self.keep(at, 1, access)
+
+        self.transaction(change)
+
+    def keep(self, gfn: int, nr: int, access: int) -> None:
+        """What is kept of each page while mem_access is on; rwx is what is not kept."""
+        if self.mem_access and access == pf.Access.RWX:
+            self.kept = {at: a for at, a in self.kept.items() if not gfn <= at < gfn + nr}
+        elif self.mem_access:
+            self.kept.update(dict.fromkeys(range(gfn, gfn + nr), access))
+
+    def transaction(self, change: Callable[[], None]) -> None:
         """All of it, or nothing if it takes more tables than are left."""
         before = copy.deepcopy(self.__dict__) if self.max_tables is not None else {}
         in_use = self.tables() if self.max_tables is not None else 0
         self.made = 0
-        for gfn, nr, leaf, max_order in updates:
-            self.put_range(gfn, nr, leaf, max_order)
+        change()
         if self.max_tables is not None and self.made > self.max_tables - in_use:
             self.__dict__ = before
             raise pf.OutOfTables("tables")
 
     def put_range(self, gfn: int, nr: int, leaf: Leaf | None, max_order: int) -> None:
+        self.keep(gfn, nr, leaf.access if leaf else int(pf.Access.RWX))
+        if leaf and self.mem_access:
+            max_order = 0
         if leaf:
             self.lowest = gfn if self.lowest is None else min(self.lowest, gfn)
             self.max = gfn + nr - 1 if self.max is None else max(self.max, gfn + nr - 1)
@@ -219,9 +249,8 @@ class Model:
         if not leaf:
             return pf.Entry(*hole, shift(level), False, False, None)
         mfn = leaf.mfn + gfn % (1 << shift(level))
-        return pf.Entry(
-            mfn, pf.P2MType(leaf.type), shift(level), leaf.valid, reachable, pf.Access.RWX
-        )
+        access = pf.Access(self.kept.get(gfn, pf.Access.RWX) if self.mem_access else pf.Access.RWX)
+        return pf.Entry(mfn, pf.P2MType(leaf.type), shift(level), leaf.valid, reachable, access)
 
     def translate(self, ipa: int, access: str, pa_bits: int) -> tuple[str, int, int]:
         """("ok", level, pa) or (kind of fault, level, 0)."""

@@ -70,7 +70,7 @@ class Comparison(RuleBasedStateMachine):
     # ---- Updates ----
 
     def set_both(self, gfn: int, nr: int, mfn: int | None, how: tuple) -> None:
-        if gfn < 0:
+        if gfn < 0 or (self.model.mem_access and nr > 4 * BLOCK):  # in pages: the model takes long
             return
         self.both(
             lambda: self.p2m.set_entry(gfn, nr, mfn, *how),
@@ -124,6 +124,26 @@ class Comparison(RuleBasedStateMachine):
             lambda: self.p2m.remove_mapping(gfn, nr, mfn),
             lambda: self.model.remove_mapping(gfn, nr, mfn),
         )
+
+    @rule(anchor=anchors, offset=offsets, from_top=st.booleans(), nr=page_counts, access=accesses)
+    def set_mem_access(self, anchor, offset, from_top, nr, access):
+        gfn = self.gfn(anchor, offset, from_top)
+        if gfn < 0:
+            return
+        before = self.p2m.stats.tlb_flushes
+        self.both(
+            lambda: self.p2m.set_mem_access(gfn, nr, access),
+            lambda: self.model.set_mem_access(gfn, nr, int(access)),
+        )
+        assert self.p2m.mem_access_enabled == self.model.mem_access
+        # One a superpage that is shattered (three lie in such a range at the most, of two sizes),
+        # and one for all rights.
+        assert self.p2m.stats.tlb_flushes - before <= 7
+
+    @rule(enabled=st.booleans())
+    def enable_mem_access(self, enabled):
+        self.p2m.enable_mem_access(enabled)
+        self.model.mem_access = enabled
 
     @rule(budget=st.none() | st.sampled_from([0, 1, 7, 600]))
     def relinquish(self, budget):
