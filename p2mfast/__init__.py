@@ -2,8 +2,12 @@
 
 from p2mfast._engine import P2M, Entry
 from p2mfast.errors import MappingMismatch, OutOfRange, OutOfTables, P2MError, Stage2Fault
+from p2mfast.hypervisor.aborts import AbortResult, MmioAccess, Outcome
+from p2mfast.hypervisor.cache import CacheGeometry
 from p2mfast.hypervisor.domain import Domain
+from p2mfast.hypervisor.events import DomainEvent
 from p2mfast.hypervisor.host import Host
+from p2mfast.hypervisor.mem_access import Violation
 from p2mfast.hypervisor.policy import Policy
 from p2mfast.hypervisor.vcpu import VCpu
 from p2mfast.types import (
@@ -23,17 +27,22 @@ __version__ = "0.1.0"
 __all__ = [
     "INVALID_MFN",
     "P2M",
+    "AbortResult",
     "Access",
     "Attributes",
+    "CacheGeometry",
     "Domain",
+    "DomainEvent",
     "Entry",
     "EventKind",
     "FaultKind",
     "Flush",
     "Host",
     "MappingMismatch",
+    "MmioAccess",
     "OutOfRange",
     "OutOfTables",
+    "Outcome",
     "P2MError",
     "P2MType",
     "Policy",
@@ -41,4 +50,5 @@ __all__ = [
     "Stats",
     "Translation",
     "VCpu",
+    "Violation",
 ]

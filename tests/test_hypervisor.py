@@ -10,7 +10,7 @@ import pytest
 
 import p2mfast as pf
 from p2mfast.errors import DomainStateError, OutOfFrames, OutOfVmids
-from p2mfast.hypervisor.domain import xen_layout
+from p2mfast.hypervisor.memory import xen_layout
 from p2mfast.hypervisor.policy import Policy
 
 GIB = 1 << 30

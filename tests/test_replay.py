@@ -164,7 +164,7 @@ def test_json_follows_the_schema(tmp_path: Path) -> None:
     }  # fmt: skip
     assert result["policy"] == {
         "arm": "creation-finished", "resolve": "level", "fault_around": 0, "flush": "leaf",
-        "budget": 512, "iommu_shared": False,
+        "budget": 512, "iommu_shared": False, "defer": False,
     }  # fmt: skip
     assert set(result["flushes"][0]) == {"icount", "vcpu", "cause", "pages"}
     worst = max(flush["pages"] for flush in result["flushes"])

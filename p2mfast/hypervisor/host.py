@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 from p2mfast._engine import P2M
 from p2mfast.errors import OutOfVmids
-from p2mfast.hypervisor.domain import Arch, Bank, Domain, check_bank, xen_layout
-from p2mfast.hypervisor.frames import Extent, FrameAllocator
+from p2mfast.hypervisor.cache import CacheGeometry
+from p2mfast.hypervisor.domain import Arch, Domain
+from p2mfast.hypervisor.frames import FrameTable
+from p2mfast.hypervisor.memory import Bank, check_bank, xen_layout
 from p2mfast.hypervisor.policy import Policy
 from p2mfast.units import PAGE_SIZE, format_size, parse_size
 
@@ -25,17 +27,35 @@ class Host:
         Its RAM: "16GiB", or bytes.
     vmid_bits : 8 or 16
         VMID 0 is the hypervisor's.
+    cache : CacheGeometry
+        The data cache that a guest cleans by Set/Way.
+
+    Attributes
+    ----------
+    domains : dict of int to Domain
+        By id; dom0, if there is one, is 0.
+    frames : FrameTable
+        Who owns and who holds each machine frame.
 
     Raises ValueError or TypeError naming the argument.
     """
 
-    def __init__(self, memory: str | int = "16GiB", vmid_bits: int = 8) -> None:
+    def __init__(
+        self,
+        memory: str | int = "16GiB",
+        vmid_bits: int = 8,
+        cache: CacheGeometry | None = None,
+    ) -> None:
         if vmid_bits not in (8, 16):
             raise ValueError(f"vmid_bits must be 8 or 16, not {vmid_bits!r}")
+        if cache is not None and not isinstance(cache, CacheGeometry):
+            raise TypeError(f"cache must be a CacheGeometry, not {cache!r}")
         self.memory = parse_size(memory, "memory")
         self.vmid_bits = vmid_bits
-        self._frames = FrameAllocator(_RAM_BASE_MFN, self.memory // PAGE_SIZE)
+        self.cache = CacheGeometry() if cache is None else cache
+        self.frames = FrameTable(_RAM_BASE_MFN, self.memory // PAGE_SIZE)
         self._next_id = 1
+        self._vmids: set[int] = set()
         self.domains: dict[int, Domain] = {}
 
     def __repr__(self) -> str:
@@ -46,8 +66,18 @@ class Host:
 
     @property
     def free_frames(self) -> int:
-        """Machine frames that no domain owns."""
-        return self._frames.free
+        """Machine frames that nobody owns or holds."""
+        return self.frames.free
+
+    @property
+    def held_references(self) -> int:
+        """References that domains hold on frames of others (foreign and granted pages)."""
+        return self.frames.held
+
+    @property
+    def free_vmids(self) -> int:
+        """How many more domains can be created."""
+        return (1 << self.vmid_bits) - 1 - len(self._vmids)
 
     def create_domain(
         self,
@@ -60,6 +90,7 @@ class Host:
         layout: Sequence[Bank] | None = None,
         page_order: int = 18,
         ipa_bits: int = 40,
+        paging_mempool: int | None = None,
     ) -> Domain:
         """A paused domain with its RAM mapped.
 
@@ -80,10 +111,61 @@ class Host:
             Largest mapping of guest RAM: 0 (4 KiB), 9 (2 MiB) or 18 (1 GiB).
         ipa_bits
             As :class:`P2M`'s.
+        paging_mempool
+            Pages for its tables; None: as many as fit.
 
-        Raises OutOfFrames, OutOfVmids, ValueError, TypeError; nothing is created then.
+        Raises OutOfFrames, OutOfTables, OutOfVmids, ValueError, TypeError; nothing is created then.
         """
         pages = parse_size(memory, "memory") // PAGE_SIZE
+        banks = xen_layout(pages) if layout is None else list(layout)
+        for bank in banks:
+            check_bank(bank, "layout")
+        if sum(nr for _, nr in banks) != pages:
+            raise ValueError(f"layout {banks!r} must add up to memory, {pages} pages")
+        domain = self._new_domain(
+            self._next_id,
+            P2M(ipa_bits, vmid=self._free_vmid(), max_tables=paging_mempool),
+            vcpus=vcpus,
+            bits=bits,
+            policy=policy,
+            arch=arch,
+            page_order=page_order,
+        )
+        self._finish(domain, lambda: domain.populate_layout(banks))
+        self._next_id += 1
+        return domain
+
+    def create_dom0(
+        self,
+        memory: str | int = "512MiB",
+        vcpus: int = 1,
+        policy: Policy | None = None,
+        *,
+        ipa_bits: int = 40,
+    ) -> Domain:
+        """The domain with id 0: its RAM lies at the machine's own addresses (Xen's
+        allocate_memory_11). Raises as :meth:`create_domain`, and ValueError if there is one."""
+        if 0 in self.domains:
+            raise ValueError("domain 0 has been created already")
+        pages = parse_size(memory, "memory") // PAGE_SIZE
+        p2m = P2M(ipa_bits, vmid=self._free_vmid())
+        domain = self._new_domain(
+            0, p2m, vcpus=vcpus, bits=64, policy=policy, arch="arm", page_order=18
+        )
+        self._finish(domain, lambda: domain.populate_direct(pages))
+        return domain
+
+    def _new_domain(
+        self,
+        domain_id: int,
+        p2m: P2M,
+        *,
+        vcpus: int,
+        bits: int,
+        policy: Policy | None,
+        arch: Arch,
+        page_order: int,
+    ) -> Domain:
         if isinstance(vcpus, bool) or not isinstance(vcpus, int):
             raise TypeError(f"vcpus must be an integer, not {vcpus!r}")
         if vcpus < 1:
@@ -96,15 +178,9 @@ class Host:
             raise ValueError(f"page_order must be 0, 9 or 18, not {page_order!r}")
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy must be a Policy (see Policy.parse), not {policy!r}")
-        banks = xen_layout(pages) if layout is None else list(layout)
-        for bank in banks:
-            check_bank(bank, "layout")
-        if sum(nr for _, nr in banks) != pages:
-            raise ValueError(f"layout {banks!r} must add up to memory, {pages} pages")
-        p2m = P2M(ipa_bits, vmid=self._free_vmid())
-        domain = Domain(
+        return Domain(
             self,
-            self._next_id,
+            domain_id,
             p2m,
             vcpus=vcpus,
             bits=bits,
@@ -112,33 +188,25 @@ class Host:
             arch=arch,
             page_order=page_order,
         )
+
+    def _finish(self, domain: Domain, populate: Callable[[], None]) -> None:
         try:
-            domain.populate_layout(banks)
+            populate()
         except Exception:
-            self.return_frames(domain.extents)
+            self.frames.release(domain.extents)
             raise
+        self._vmids.add(domain.p2m.vmid)
         self.domains[domain.id] = domain
-        self._next_id += 1
-        return domain
 
     def _free_vmid(self) -> int:
-        used = {domain.p2m.vmid for domain in self.domains.values()}
         for vmid in range(1, 1 << self.vmid_bits):
-            if vmid not in used:
+            if vmid not in self._vmids:
                 return vmid
         raise OutOfVmids(f"all {(1 << self.vmid_bits) - 1} VMIDs are in use")
 
     # ---- What the domains ask for ----
 
-    def allocate_frames(self, nr: int, order: int) -> list[Extent]:
-        """``nr`` machine frames in extents aligned to 2**order wherever one can. Raises
-        OutOfFrames."""
-        return self._frames.allocate(nr, order)
-
-    def return_frames(self, extents: Sequence[Extent]) -> None:
-        """Extents that nobody maps any more."""
-        self._frames.release(extents)
-
     def release(self, domain: Domain) -> None:
         """A destroyed domain is gone: its id and its VMID are free."""
         del self.domains[domain.id]
+        self._vmids.discard(domain.p2m.vmid)

@@ -1,27 +1,38 @@
-"""A virtual CPU: its accesses, its Set/Way operations, and the caches it turns on and off.
+"""A virtual CPU: its accesses and aborts, its Set/Way operations, the caches it turns on and off.
 
-The rules are Xen's (xen/arch/arm/p2m.c: p2m_set_way_flush, p2m_toggle_cache, p2m_flush_vm).
+The rules are Xen's (xen/arch/arm/p2m.c: p2m_set_way_flush, p2m_toggle_cache, p2m_flush_vm;
+xen/arch/arm/vcpreg.c and arm64/vsysreg.c for the registers).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from p2mfast._engine import P2M
-from p2mfast.hypervisor.policy import Policy
+from p2mfast.errors import Stage2Fault
+from p2mfast.hypervisor.aborts import AbortDomain, AbortResult, Outcome, handle_abort
+from p2mfast.hypervisor.flushing import Cause, FlushRecord
+from p2mfast.hypervisor.syndrome import (
+    Abort,
+    Injected,
+    Injection,
+    SysRegTrap,
+    abort_esr,
+    decode,
+    hpfar,
+    inject,
+)
 from p2mfast.types import FaultKind
 
 logger = logging.getLogger(__name__)
 
-Cause = Literal["set-way", "cache-toggle"]
-
 READ, WRITE, FETCH = 1, 2, 4
 _KINDS = {"r": READ, "w": WRITE, "x": FETCH, "rw": READ | WRITE}
+_LETTERS = ["", "r", "w", "rw", "x", "rx", "wx", "rwx"]
 
 # What HCR_EL2.TVM traps the writes of (Arm ARM DDI 0487, D19.2, HCR_EL2).
 VM_REGISTERS = frozenset(
@@ -39,24 +50,19 @@ VM_REGISTERS = frozenset(
         "CONTEXTIDR_EL1",
     }
 )
+AARCH32_VM_REGISTERS = frozenset({"DACR32_EL2", "IFSR32_EL2"})
+"""Those that AArch32 state has besides: DACR and IFSR."""
 SCTLR_M = 1 << 0
 SCTLR_C = 1 << 2
 _CACHES_ON = SCTLR_M | SCTLR_C
+_WORD = 0xFFFF_FFFF
+_MAX_IPA = (1 << 56) - 1
 
 
 def _kind_bits(kind: str) -> int:
     if kind not in _KINDS:
         raise ValueError(f"kind must be one of {', '.join(map(repr, _KINDS))}, not {kind!r}")
     return _KINDS[kind]
-
-
-class FlushRecord(NamedTuple):
-    """One flush of a domain: who asked for it, why, and what was cleaned."""
-
-    vcpu: int
-    cause: Cause
-    pages: int
-    runs: npt.NDArray[np.void]
 
 
 class AccessOutcome(NamedTuple):
@@ -66,25 +72,25 @@ class AccessOutcome(NamedTuple):
     fault: FaultKind
 
 
-class DomainOfVCpu(Protocol):
+class DomainOfVCpu(AbortDomain, Protocol):
     """What a vCPU needs of the domain it is handed."""
-
-    policy: Policy
-
-    @property
-    def p2m(self) -> P2M:
-        """Its stage-2 tables."""
 
     def flush(self, vcpu: int, cause: Cause) -> FlushRecord:
         """Clean what the policy says, and arm."""
 
-    def count_accesses(self, traps: int, faults: int) -> None:
+    def emulates(self) -> bool:
+        """Whether a fault may come to more than a resolved page or an exception."""
+
+    def count_abort(self, vcpu: int, abort: Abort, gpa: int, result: AbortResult) -> None:
+        """An abort was handled."""
+
+    def count_accesses(self, vcpu: int, traps: int, faults: int) -> None:
         """Guest accesses took so many resolved traps and injected so many faults."""
 
-    def count_set_way(self) -> None:
+    def count_set_way(self, vcpu: int) -> None:
         """A Set/Way operation was trapped."""
 
-    def count_sysreg_trap(self) -> None:
+    def count_sysreg_trap(self, vcpu: int) -> None:
         """A VM register write was trapped."""
 
 
@@ -99,17 +105,21 @@ class VCpu:
         HCR_EL2.TVM: writes of VM registers trap.
     flush_pending : "set-way", "cache-toggle" or None
         Why the next :meth:`return_to_guest` flushes.
-    pending_exception : str or None
-        What was injected last: "undefined", "data-abort", "instruction-abort".
+    injected : Injected or None
+        The exception that the guest got last, with its syndrome.
     """
 
     def __init__(self, domain: DomainOfVCpu, index: int) -> None:
         self.domain = domain
         self.index = index
-        self.registers = dict.fromkeys(VM_REGISTERS, 0)
+        self.reset()
+
+    def reset(self) -> None:
+        """Taken off and on again: caches off, nothing trapped, nothing pending."""
+        self.registers = dict.fromkeys(VM_REGISTERS | AARCH32_VM_REGISTERS, 0)
         self.traps_vm_registers = False
         self.flush_pending: Cause | None = None
-        self.pending_exception: str | None = None
+        self.injected: Injected | None = None
 
     def __repr__(self) -> str:
         state = ["caches on" if self.caches_on else "caches off"]
@@ -117,7 +127,7 @@ class VCpu:
             state.append("TVM")
         if self.flush_pending:
             state.append(f"flush pending ({self.flush_pending})")
-        if self.pending_exception:
+        if self.injected:
             state.append(f"pending {self.pending_exception}")
         return f"<VCpu {self.index}: {', '.join(state)}>"
 
@@ -126,17 +136,31 @@ class VCpu:
         """SCTLR_EL1.M and .C are both set."""
         return self.registers["SCTLR_EL1"] & _CACHES_ON == _CACHES_ON
 
-    def reset(self) -> None:
-        """Taken off and on again: caches off, nothing trapped, nothing pending."""
-        self.registers = dict.fromkeys(VM_REGISTERS, 0)
-        self.traps_vm_registers = False
-        self.flush_pending = None
-        self.pending_exception = None
+    @property
+    def pending_exception(self) -> Injection | None:
+        """What was injected last: "undefined", "data-abort", "instruction-abort", "serror"."""
+        return self.injected.kind if self.injected else None
 
-    # ---- Accesses ----
+    # ---- Accesses and aborts ----
+
+    def abort(self, esr: int, far: int, hpfar: int) -> AbortResult:
+        """A stage-2 abort, as a simulator with its own MMU reports it: ESR_EL2 (EC 0x20 or 0x24),
+        FAR_EL2 and HPFAR_EL2, or HSR, HxFAR and HPFAR.
+
+        A translation fault of an armed page is resolved by the domain's policy, one in an MMIO
+        region emulated; a permission fault is told to a mem_access listener; what is left is
+        injected (see ``injected``). A fault that is stale by now is to be tried again. Raises
+        TypeError or ValueError naming the argument.
+        """
+        abort, gpa, result = handle_abort(self.domain, self.index, esr, far, hpfar)
+        if result.injected:
+            self.injected = result.injected
+        self.domain.count_abort(self.index, abort, gpa, result)
+        return result
 
     def access(self, gpa: int, kind: str = "r") -> AccessOutcome:
-        """A guest access to byte address ``gpa``: "r", "w", "x" or "rw"."""
+        """A guest access to byte address ``gpa``: "r", "w", "x" or "rw"; the one of
+        :meth:`access_many`."""
         row = self.access_many([gpa], [_kind_bits(kind)])[0]
         return AccessOutcome(int(row["traps"]), FaultKind(int(row["fault"])))
 
@@ -148,8 +172,8 @@ class VCpu:
         """Guest accesses to byte addresses, in order.
 
         ``kinds``: R 1, W 2, X 4, or-ed, as many as ``gpas``; or one of "r", "w", "x", "rw" for
-        all of them. Translation faults of armed entries are resolved by the domain's policy;
-        another fault is injected into the guest (see ``pending_exception``). Returns a structured
+        all of them. Each fault is handled as :meth:`abort` would: pages are resolved for all
+        accesses first, then other faults are handled one after the other. Returns a structured
         array: ``traps``, the faults resolved for each access, and ``fault``, the
         :class:`~p2mfast.FaultKind` injected, 0 for none.
         """
@@ -160,11 +184,41 @@ class VCpu:
             gpas, kinds, depth=policy.resolve, order=policy.fault_around
         )
         faulted = np.flatnonzero(result["fault"])
-        if faulted.size:
-            fetch = int(np.asarray(kinds)[faulted[-1]]) == FETCH
-            self.pending_exception = "instruction-abort" if fetch else "data-abort"
-        self.domain.count_accesses(int(result["traps"].sum(dtype=np.uint64)), faulted.size)
+        self.domain.count_accesses(self.index, int(result["traps"].sum(dtype=np.uint64)), 0)
+        if self.domain.emulates():
+            for i in faulted.tolist():
+                outcome = self._fault(int(gpas[i]), _LETTERS[int(kinds[i])])
+                result[i] = (result[i]["traps"] + outcome.traps, outcome.fault)
+        elif faulted.size:
+            # Nothing but exceptions can come of them: the last one is what the guest is left with.
+            self.domain.count_accesses(self.index, 0, faulted.size - 1)
+            last = int(faulted[-1])
+            self._fault(int(gpas[last]), _LETTERS[int(kinds[last])])
         return result
+
+    def _fault(self, gpa: int, kind: str) -> AccessOutcome:
+        """An access that faults: through :meth:`abort`, until it passes or is over."""
+        traps = 0
+        waiting = False
+        while True:
+            try:
+                self.domain.p2m.translate(gpa, kind)
+                return AccessOutcome(traps, FaultKind.NONE)
+            except Stage2Fault as fault:
+                if waiting:  # for the listener to change its mind
+                    return AccessOutcome(traps, fault.kind)
+                fetch = kind == "x"
+                esr = abort_esr(
+                    fault.kind, fault.level, write=fault.write, fetch=fetch, isv=not fetch
+                )
+                # An address that no syndrome can hold is as far beyond the space as one that can.
+                outcome = self.abort(esr, gpa, hpfar(min(gpa, _MAX_IPA))).outcome
+                if outcome is Outcome.EMULATED:
+                    return AccessOutcome(traps, FaultKind.NONE)
+                if outcome in (Outcome.INJECTED, Outcome.CRASHED):
+                    return AccessOutcome(traps, fault.kind)
+                traps += outcome is Outcome.RESOLVED
+                waiting = outcome is Outcome.EVENT
 
     # ---- Set/Way and the VM registers ----
 
@@ -174,14 +228,14 @@ class VCpu:
         The first one of a batch asks for a flush and starts the trapping of VM registers, by which
         the end of the batch is seen.
         """
-        self.domain.count_set_way()
+        self.domain.count_set_way(self.index)
         if self.domain.policy.iommu_shared:
             logger.error(
                 "vCPU %d: Set/Way while the IOMMU shares the page table: flush by VA instead;"
                 " undefined instruction injected",
                 self.index,
             )
-            self.pending_exception = "undefined"
+            self.injected = inject("undefined", bits=self.domain.bits)
             return
         if not self.traps_vm_registers:
             self.flush_pending = self.flush_pending or "set-way"
@@ -196,7 +250,7 @@ class VCpu:
         if name not in self.registers:
             raise ValueError(
                 f"name must be a register that HCR_EL2.TVM traps"
-                f" ({', '.join(sorted(VM_REGISTERS))}), not {name!r}"
+                f" ({', '.join(sorted(self.registers))}), not {name!r}"
             )
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
             raise TypeError(f"value must be an integer, not {value!r}")
@@ -206,11 +260,34 @@ class VCpu:
         self.registers[name] = int(value)
         if not self.traps_vm_registers:
             return
-        self.domain.count_sysreg_trap()
+        self.domain.count_sysreg_trap(self.index)
         if self.caches_on != were_on:
             self.flush_pending = self.flush_pending or "cache-toggle"
         if self.caches_on:
             self.traps_vm_registers = False
+
+    def trap(self, esr: int, value: int = 0) -> None:
+        """A trapped system register access, by its ESR_EL2 or HSR: Set/Way (HCR_EL2.TSW), or a
+        write of a VM register (TVM), of ``value``.
+
+        An AArch32 register that is half of an AArch64 one changes that half. Raises ValueError
+        for what is neither.
+        """
+        trap = decode(esr)
+        if not isinstance(trap, SysRegTrap):
+            raise ValueError(f"esr {esr:#x} is no trapped system register: {trap!r}")
+        if trap.set_way:
+            self.set_way()
+            return
+        if trap.name not in self.registers or trap.read:
+            raise ValueError(
+                f"esr {esr:#x}: neither Set/Way nor a write of a VM register: {trap!r}"
+            )
+        if trap.half:
+            shift = 32 if trap.half == "high" else 0
+            keep = self.registers[trap.name] & ~(_WORD << shift)
+            value = keep | (value & _WORD) << shift
+        self.write_sysreg(trap.name, value)
 
     def return_to_guest(self) -> FlushRecord | None:
         """Do the pending work before the guest goes on; the flush that was done, if one was."""
