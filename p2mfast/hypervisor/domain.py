@@ -35,8 +35,9 @@ class DomainStats:
     ``traps`` are stage-2 aborts that were resolved; trapped Set/Way operations and system
     registers are counted by themselves. ``aborts`` counts those that were not simply resolved, by
     the name of their :class:`~p2mfast.FaultKind`, ``outcomes`` what became of them.
-    ``tlb_flushes`` are the invalidations after the domain first ran; ``tlb_flushes_deferred`` and
-    ``icache_pages_deferred`` what was saved while it was being built (``Policy.defer``).
+    ``tlb_flushes`` are invalidations, ``icache_pages`` pages of RAM whose instruction caches were
+    cleaned for the domain to run; with ``Policy.defer`` what was put off while it was being built
+    is in ``tlb_flushes_deferred`` and ``icache_pages_deferred``; one invalidation stands for it.
     """
 
     traps: int = 0
@@ -132,7 +133,10 @@ class Domain:
         self.creation_finished = False
         self.crashed: str | None = None
         self.pause_count = 1
+        self._destroyed = False
+        self._relinquishing = False  # by a call that is under way
         self._stats = DomainStats()
+        self._tlb_flushes_saved = 0
         self._counting = threading.Lock()
         self._log = EventLog()
         self._flusher = Flusher(p2m, policy, self.is_tracked)
@@ -180,8 +184,6 @@ class Domain:
 
     # ---- Life ----
 
-    _destroyed = False
-
     def unpause(self) -> None:
         """Drop one pause; the first time that none is left finishes the creation, and runs the
         architecture's hook once (Xen's domain_unpause_by_systemcontroller)."""
@@ -194,16 +196,15 @@ class Domain:
             self._finish_creation()
 
     def _finish_creation(self) -> None:
-        invalidations = self._memory.settle()
+        self._memory.settle()
         pages = sum(nr for _, nr in self.extents)
         if self.policy.defer:
             # One invalidation of everything, and one of the instruction caches, stand for all.
-            self._stats.tlb_flushes_deferred += invalidations
-            self._stats.icache_pages_deferred += pages
-            self._stats.tlb_flushes += 1
+            self._stats.tlb_flushes_deferred = self._memory.tlb_invalidations
+            self._stats.icache_pages_deferred = pages
+            self._tlb_flushes_saved = self._memory.tlb_invalidations - 1
         else:
-            self._stats.tlb_flushes += invalidations
-            self._stats.icache_pages += pages
+            self._stats.icache_pages = pages
         self.creation_finished = True
         _CREATION_FINISHED[self.arch](self)
         self._log.add(DomainEvent.CREATION_FINISHED)
@@ -238,18 +239,22 @@ class Domain:
         return self._relinquish(budget)
 
     def _relinquish(self, budget: int | None) -> bool:
-        if not self.dying:
-            self._memory.dying = True
-            self._flusher.clean_before_change(0, 1 << (self.p2m.ipa_bits - 12))
-        done = False
-        while not done:
-            step = self.policy.budget if budget is None and self.should_preempt else budget
-            done = self.p2m.relinquish(step)
-            if budget is not None and not done:
-                return False
-            self._flusher.preemption_point()
-            if self._destroyed:  # by what was let in
-                return True
+        if self._relinquishing:
+            raise DomainStateError(f"domain {self.id} is being destroyed already")
+        self._relinquishing = True
+        try:
+            if not self.dying:
+                self._memory.dying = True
+                self._flusher.clean_before_change(0, 1 << (self.p2m.ipa_bits - 12))
+            done = False
+            while not done:
+                step = self.policy.budget if budget is None and self.should_preempt else budget
+                done = self.p2m.relinquish(step)
+                if budget is not None and not done:
+                    return False
+                self._flusher.preemption_point()
+        finally:
+            self._relinquishing = False
         self._memory.give_up()
         self._destroyed = True
         self._log.add(DomainEvent.DESTROYED)
@@ -397,8 +402,8 @@ class Domain:
     def stats(self) -> DomainStats:
         """A snapshot of its counters."""
         with self._counting:
-            if self.creation_finished:
-                self._stats.tlb_flushes += self._memory.settle()
+            self._memory.settle()
+            self._stats.tlb_flushes = self._memory.tlb_invalidations - self._tlb_flushes_saved
             self._stats.preemptions = self._flusher.preemptions
             self._stats.pages_cleaned_early = self._flusher.pages_cleaned_early
             copy = DomainStats(**vars(self._stats))

@@ -24,7 +24,7 @@ class _Spans:
     def __len__(self) -> int:
         return len(self._firsts)
 
-    def extents(self) -> list[tuple[int, int, int]]:
+    def spans(self) -> list[tuple[int, int, int]]:
         """(first, end, value) of all."""
         return list(zip(self._firsts, self._ends, self._values, strict=True))
 
@@ -36,6 +36,20 @@ class _Spans:
             found.append((max(first, self._firsts[at]), min(end, self._ends[at]), self._values[at]))
             at += 1
         return found
+
+    def gaps(self, first: int, end: int) -> list[tuple[int, int]]:
+        """(first, end) of what of [first, end) is in no span."""
+        found = []
+        for start, stop, _ in [*self.within(first, end), (end, end, 0)]:
+            if first < start:
+                found.append((first, start))
+            first = stop
+        return found
+
+    def gap(self, first: int, end: int) -> int | None:
+        """Where the first of them begins."""
+        gaps = self.gaps(first, end)
+        return gaps[0][0] if gaps else None
 
     def remove(self, first: int, end: int) -> None:
         """Whatever lies in [first, end) goes."""
@@ -81,64 +95,75 @@ class FrameTable:
     """
 
     def __init__(self, first: int, nr: int) -> None:
+        if nr < 1:
+            raise ValueError(f"nr must be at least 1, not {nr!r}")
+        self._first, self._end = first, first + nr
         self._free = _Spans()
         self._owners = _Spans()
         self._by_owner: dict[int, _Spans] = {}
         self._references = _Spans()
         self.free = nr
         self.held = 0
-        if nr:
-            self._free.set(first, first + nr, 0)
+        self._free.set(first, first + nr, 0)
+
+    def free_extents(self) -> list[Extent]:
+        """What is free, ascending."""
+        return [(first, end - first) for first, end, _ in self._free.spans()]
+
+    def _check(self, mfn: int, nr: int) -> None:
+        if nr < 1:
+            raise ValueError(f"nr must be at least 1, not {nr!r}")
+        if mfn < self._first or mfn + nr > self._end:
+            raise ValueError(f"frame {mfn:#x}: {nr:#x} frames are not all of this machine")
 
     # ---- Owners ----
 
-    def allocate(self, nr: int, order: int, owner: int) -> list[Extent]:
-        """``nr`` frames for ``owner``, in parts aligned to 2**order and as large as can be had,
-        then 2**9, then pages; ascending, neighbours joined.
+    def allocate(self, nr: int, order: int, owner: int = 0) -> list[Extent]:
+        """``nr`` frames for ``owner``: pieces of 2**order, aligned, while one can be had, then of
+        the next smaller order (18, 9, 0) for the rest.
 
-        Each part comes from the free extent that it leaves least of, so that the large ones stay
-        whole. Raises OutOfFrames, ValueError; nothing is allocated then.
+        Each piece comes from the smallest free extent that has one, so that the large ones stay
+        whole. The largest pieces come first; one that follows the one before is joined to it.
+        Raises OutOfFrames, ValueError; nothing is allocated then.
         """
         if order not in _ORDERS:
             raise ValueError(f"order must be 0, 9 or 18, not {order!r}")
         if nr < 1:
             raise ValueError(f"nr must be at least 1, not {nr!r}")
         if nr > self.free:
-            raise OutOfFrames(f"{nr} frames are asked for, {self.free} are free")
-        taken = _Spans()
+            raise OutOfFrames(f"{nr} frames are asked for, {self.free} frames are free")
+        found: list[Extent] = []
         left = nr
-        for part in _ORDERS:
-            while part <= order and left >> part:
-                found = self._best_fit(left >> part << part, part)
-                if found is None:
-                    break
-                first, end = found
-                self._free.remove(first, end)
-                taken.set(first, end, owner)
-                left -= end - first
+        for piece in _ORDERS:
+            if piece > order:
+                continue
+            taken = _Spans()
+            while left >> piece and (fit := self._smallest(piece)):
+                first, room = fit
+                size = min(room, left >> piece << piece)
+                self._free.remove(first, first + size)
+                taken.set(first, first + size, owner)
+                left -= size
+            for first, end, _ in taken.spans():
+                if found and sum(found[-1]) == first:
+                    found[-1] = (found[-1][0], end - found[-1][0])
+                else:
+                    found.append((first, end - first))
         self.free -= nr
-        for first, end, _ in taken.extents():
-            self._owners.set(first, end, owner)
-            self._by_owner.setdefault(owner, _Spans()).set(first, end, owner)
-        return [(first, end - first) for first, end, _ in taken.extents()]
+        for first, size in found:
+            self._owners.set(first, first + size, owner)
+            self._by_owner.setdefault(owner, _Spans()).set(first, first + size, owner)
+        return found
 
-    def _best_fit(self, wanted: int, order: int) -> Extent | None:
-        """First and end of the aligned part to take next: all that is wanted out of the free extent
-        that has the least room for it, or else the largest there is."""
+    def _smallest(self, order: int) -> Extent | None:
+        """The aligned pieces of the smallest free extent that has any, the lowest of several."""
         best: tuple[int, int, int] | None = None
-        for first, end, _ in self._free.extents():
+        for first, end, _ in self._free.spans():
             start = -(-first >> order) << order
             room = (end - start) >> order << order
-            if room <= 0:
-                continue
-            # Those that suffice come before those that do not; of the first the smallest extent,
-            # of the others the one with the most room.
-            suffices = room >= wanted
-            rank = (0, end - first) if suffices else (1, -room)
-            if best is None or rank < best[:2]:
-                best = (*rank, start)
-                size = min(room, wanted)
-        return None if best is None else (best[2], best[2] + size)
+            if room > 0 and (best is None or end - first < best[0]):
+                best = (end - first, start, room)
+        return best and (best[1], best[2])
 
     def owner_of(self, mfn: int) -> int | None:
         """Who owns this frame."""
@@ -148,33 +173,36 @@ class FrameTable:
     def extents_of(self, owner: int) -> list[Extent]:
         """What this owner owns, ascending."""
         spans = self._by_owner.get(owner)
-        return [(first, end - first) for first, end, _ in spans.extents()] if spans else []
+        return [(first, end - first) for first, end, _ in spans.spans()] if spans else []
 
     def release(self, extents: Iterable[Extent]) -> None:
         """Their owners give these frames up; who still holds some keeps them from being free.
 
-        Raises ValueError, with nothing changed, where a frame has no owner.
+        Raises ValueError, with nothing changed, where a frame has no owner or is given twice.
         """
-        extents = list(extents)
+        extents = sorted(extents)
+        before = self._first
         for first, nr in extents:
-            owned = sum(end - start for start, end, _ in self._owners.within(first, first + nr))
-            if owned != nr:
-                raise ValueError(f"frames {first:#x} + {nr:#x} are not all owned")
+            self._check(first, nr)
+            if first < before:
+                raise ValueError(f"frame {first:#x}: it cannot be released twice")
+            before = first + nr
+            hole = self._owners.gap(first, first + nr)
+            if hole is not None:
+                raise ValueError(f"frame {hole:#x}: nobody owns it")
         for first, nr in extents:
             for start, end, owner in self._owners.within(first, first + nr):
                 self._by_owner[owner].remove(start, end)
                 if not len(self._by_owner[owner]):
                     del self._by_owner[owner]
             self._owners.remove(first, first + nr)
-            self._free_unless_held(first, first + nr)
+            self._free_outside(self._references, first, first + nr)
 
-    def _free_unless_held(self, first: int, end: int) -> None:
-        at = first
-        for start, stop, _ in [*self._references.within(first, end), (end, end, 0)]:
-            if at < start:
-                self._free.set(at, start, 0)
-                self.free += start - at
-            at = stop
+    def _free_outside(self, kept: _Spans, first: int, end: int) -> None:
+        """[first, end) is free, but for what somebody keeps."""
+        for start, stop in kept.gaps(first, end):
+            self._free.set(start, stop, 0)
+            self.free += stop - start
 
     # ---- References ----
 
@@ -186,33 +214,28 @@ class FrameTable:
     def hold(self, mfn: int, nr: int) -> None:
         """One more reference on each of these frames. Raises ValueError, with nothing changed,
         where one has no owner."""
-        owned = sum(end - start for start, end, _ in self._owners.within(mfn, mfn + nr))
-        if owned != nr:
-            raise ValueError(f"frames {mfn:#x} + {nr:#x} are not all owned: they cannot be held")
-        at = mfn
-        for first, end, count in [*self._references.within(mfn, mfn + nr), (mfn + nr, mfn + nr, 0)]:
-            if at < first:
-                self._references.set(at, first, 1)
-            if first < end:
-                self._references.set(first, end, count + 1)
-            at = end
+        self._check(mfn, nr)
+        hole = self._owners.gap(mfn, mfn + nr)
+        if hole is not None:
+            raise ValueError(f"frame {hole:#x}: nobody owns it")
+        held = self._references.within(mfn, mfn + nr)
+        for first, end in self._references.gaps(mfn, mfn + nr):
+            self._references.set(first, end, 1)
+        for first, end, count in held:
+            self._references.set(first, end, count + 1)
         self.held += nr
 
     def drop(self, mfn: int, nr: int) -> None:
         """One reference fewer on each; frames without an owner are free after the last. Raises
         ValueError, with nothing changed, where there is none."""
-        spans = self._references.within(mfn, mfn + nr)
-        if sum(end - first for first, end, _ in spans) != nr:
-            raise ValueError(f"frames {mfn:#x} + {nr:#x} are not all held")
-        for first, end, count in spans:
+        self._check(mfn, nr)
+        hole = self._references.gap(mfn, mfn + nr)
+        if hole is not None:
+            raise ValueError(f"frame {hole:#x}: nobody holds it")
+        for first, end, count in self._references.within(mfn, mfn + nr):
             if count > 1:
                 self._references.set(first, end, count - 1)
-                continue
-            self._references.remove(first, end)
-            at = first
-            for start, stop, _ in [*self._owners.within(first, end), (end, end, 0)]:
-                if at < start:
-                    self._free.set(at, start, 0)
-                    self.free += start - at
-                at = stop
+            else:
+                self._references.remove(first, end)
+                self._free_outside(self._owners, first, end)
         self.held -= nr

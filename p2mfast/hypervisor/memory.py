@@ -79,6 +79,13 @@ class GuestMemory:
     References: a domain owns its RAM; a foreign or granted page is held once for each mapping, and
     given up when the mapping goes: a foreign one's however that comes about (Xen:
     p2m_put_foreign_page), a granted one's when the grant is unmapped.
+
+    Attributes
+    ----------
+    dying : bool
+        Nothing can be mapped any more.
+    tlb_invalidations : int
+        Of the P2M, up to the last :meth:`settle`.
     """
 
     def __init__(
@@ -98,6 +105,7 @@ class GuestMemory:
         self._log = log
         self.page_order = page_order
         self.dying = False
+        self.tlb_invalidations = 0
         self._grants: dict[int, tuple[int, list[Extent]]] = {}  # by first GFN: pages, frames
         self._regions: list[tuple[int, int, MmioHandler]] = []  # first byte, end, ascending
 
@@ -221,13 +229,12 @@ class GuestMemory:
         self.settle()
         self._log.add(DomainEvent.UNMAPPED, gfn=gfn, nr=nr)
 
-    def settle(self) -> int:
-        """Give up the references of foreign mappings that went. Returns how many TLB
-        invalidations the P2M made since the last time."""
+    def settle(self) -> None:
+        """Give up the references of foreign mappings that went, and count TLB invalidations."""
         events = self._p2m.drain_events()
         for event in events[events["kind"] == EventKind.MAPPING_REMOVED]:
             self._drop(int(event["gfn"]), int(event["mfn"]), int(event["nr"]))
-        return int(np.count_nonzero(events["kind"] == EventKind.TLB_INVALIDATE))
+        self.tlb_invalidations += int(np.count_nonzero(events["kind"] == EventKind.TLB_INVALIDATE))
 
     def give_up(self) -> None:
         """Everything has been unmapped: give the frames and the references back."""
