@@ -35,7 +35,7 @@ int p2m_init(struct p2mfast *p2m, const p2mfast_platform_t *platform,
     p2m->counted = 0;
     p2m->access = NULL;
     p2m->mem_access = false;
-    p2m->stats = (p2mfast_stats_t){{0}, {0}, 0, 0, 0, 0, 0, 0};
+    p2m->stats = (p2mfast_stats_t){{0}, {0}, 0, 0, 0, 0, 0, 0, {0}};
     p2m->sequence = 0;
     p2m->stale = (struct span){0, 0};
     p2m->retired = NO_FRAME;

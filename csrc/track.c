@@ -157,10 +157,14 @@ static bool resolve_level(struct p2mfast *p2m, uint64_t gfn, unsigned order)
 
 static bool resolve(struct p2mfast *p2m, uint64_t gfn, unsigned depth, unsigned order)
 {
+    struct walk walk;
+    bool faults = p2m_walk(p2m, WALK_MMU, gfn, &walk) == WALK_FAULT;
     bool resolved = depth == P2MFAST_DEPTH_PATH ? resolve_path(p2m, gfn, order)
                                                 : resolve_level(p2m, gfn, order);
 
     p2m->stats.resolved += resolved;
+    if (faults && resolved) /* else it was stale: nothing was left to do */
+        p2m->stats.resolved_levels[walk.level]++;
     return resolved;
 }
 
@@ -180,8 +184,10 @@ static bool resolve_leaf(struct p2mfast *p2m, approach_t approach, bool *resolve
         return false;
     pte = pte_read(word);
     *resolved = pte_is_present(&p2m->geometry, pte);
-    if (*resolved && !pte_is_valid(pte))
+    if (*resolved && !pte_is_valid(pte)) {
         set_valid(p2m, word, pte);
+        p2m->stats.resolved_levels[LEAF_LEVEL]++;
+    }
     p2m->stats.resolved += *resolved;
     return true;
 }

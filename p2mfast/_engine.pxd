@@ -51,6 +51,7 @@ cdef extern from "p2mfast/p2mfast.h" nogil:
         uint64_t armed
         uint64_t free_tables
         uint64_t reserved_bytes
+        uint64_t resolved_levels[4]
 
     ctypedef struct p2mfast_flush_t:
         uint64_t next_gfn

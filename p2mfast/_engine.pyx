@@ -209,7 +209,7 @@ cdef class P2M:
             p2mfast_get_stats(self._p2m, &stats)
         return Stats(tuple(stats.mappings), tuple(stats.shattered), stats.tables,
                      stats.tlb_flushes, stats.resolved, stats.armed, stats.free_tables,
-                     stats.reserved_bytes)
+                     stats.reserved_bytes, tuple(stats.resolved_levels))
 
     @property
     def table_base_mfn(self):

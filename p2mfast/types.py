@@ -133,7 +133,8 @@ class Stats(NamedTuple):
     ``mappings`` (leaves that are there) and ``shattered`` (superpages split) by level 0 to 3;
     ``tables``, without the roots; ``tlb_flushes``, ``resolved`` faults and times ``armed`` since
     creation; ``free_tables``, recycled and waiting; ``reserved_bytes``, the memory taken for
-    tables.
+    tables; ``resolved_levels``, the faults resolved by the level 0 to 3 that the walk ended at,
+    without those that were stale.
     """
 
     mappings: tuple[int, int, int, int]
@@ -144,6 +145,7 @@ class Stats(NamedTuple):
     armed: int
     free_tables: int
     reserved_bytes: int
+    resolved_levels: tuple[int, int, int, int]
 
 
 ENTRY_DTYPE = np.dtype(

@@ -10,6 +10,7 @@ import pytest
 
 import p2mfast as pf
 from p2mfast.errors import DomainStateError, OutOfFrames, OutOfTables, OutOfVmids
+from p2mfast.experiment.cost import CostModel
 from p2mfast.hypervisor.policy import Policy
 
 RAM = 1 << 30
@@ -299,6 +300,28 @@ def test_what_a_domain_shows() -> None:
     assert repr(domain) == (
         f"<Domain {domain.id}: paused, 32-bit, 2 vCPUs, 4 MiB, policy arm=auto>"
     )
+
+
+def test_traps_by_level_and_what_they_cost(caplog: pytest.LogCaptureFixture) -> None:
+    """One trap a level as Xen, or one for the path, at the level where its walk ended."""
+    caplog.set_level("DEBUG", "p2mfast")
+    for resolve, levels in (("level", (0, 1, 1, 3)), ("path", (0, 1, 0, 2))):
+        policy = Policy.parse(f"arm=creation-finished,resolve={resolve}")
+        domain = pf.Host("64MiB").create_domain("8MiB", policy=policy, page_order=0)
+        domain.unpause()
+        domain.vcpus[0].access_many([RAM, RAM + 4096, RAM + 8192, RAM], "w")
+        stats = domain.stats
+        assert stats.trap_levels == levels
+        assert stats.traps == sum(levels)
+        assert CostModel(trap_ns=1000).domain_ms(stats) == pytest.approx(sum(levels) / 1000)
+        domain.flush(0, "set-way")
+        cost = CostModel(page_clean_ns=1e6, trap_ns=0, arm_ns=0.5e6)
+        assert cost.domain_ms(domain.stats) == pytest.approx(3.5)
+        domain.crash("for the test")
+        domain.destroy()
+    messages = [record.getMessage() for record in caplog.records]
+    for words in ("creation finished,", "3 pages cleaned", "crashed: for the test", ": destroyed"):
+        assert sum(words in message for message in messages) == 2
 
 
 def test_stats_are_a_snapshot() -> None:

@@ -259,3 +259,46 @@ def test_exceptions_are_what_callers_may_catch() -> None:
     assert issubclass(pf.OutOfTables, MemoryError)
     assert issubclass(pf.MappingMismatch, pf.P2MError)
     assert issubclass(pf.Stage2Fault, pf.P2MError)
+
+
+# ---- mem_access, the table quota ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((1 << 28, 1, pf.Access.R), pf.OutOfRange, "gfn"),
+        ((0, 1 << 29, pf.Access.R), pf.OutOfRange, "nr"),
+        ((0, 0, pf.Access.R), ValueError, "nr"),
+        ((0, 1, 11), ValueError, "access"),
+        ((0, 1, "r"), TypeError, "access"),
+        (("0", 1, pf.Access.R), TypeError, "gfn"),
+    ],
+)
+def test_set_mem_access(arguments: tuple, error: type, words: str) -> None:
+    p2m = pf.P2M()
+    p2m.set_entry(0, 1024, 0)
+    refuse(p2m, lambda: p2m.set_mem_access(*arguments), error, words)
+    assert not p2m.mem_access_enabled
+
+
+def test_set_mem_access_without_tables() -> None:
+    p2m = pf.P2M(max_tables=2)
+    p2m.set_entry(0, 1024, 0)
+    refuse(p2m, lambda: p2m.set_mem_access(500, 100, pf.Access.R), pf.OutOfTables, "tables")
+    assert not p2m.mem_access_enabled
+    p2m.set_mem_access(0, 1, pf.Access.R)
+    assert p2m.get_entry(0).access is pf.Access.R
+
+
+def test_the_quota_cannot_go_below_what_is_used() -> None:
+    p2m = pf.P2M(max_tables=9)
+    p2m.set_entry(1, 1, 1)
+    for bad, error in ((1, pf.OutOfTables), (-1, pf.OutOfRange), ("2", TypeError)):
+        refuse(p2m, lambda bad=bad: setattr(p2m, "max_tables", bad), error, "max_tables")
+        assert p2m.max_tables == 9
+    p2m.max_tables = 2
+    refuse(p2m, lambda: p2m.set_entry(1 << 20, 1, 1), pf.OutOfTables, "max_tables 2")
+    p2m.max_tables = None
+    p2m.set_entry(1 << 20, 1, 1)
+    assert p2m.max_tables is None

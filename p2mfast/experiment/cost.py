@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from p2mfast.hypervisor.domain import DomainStats
+
 LINUX_BRINGUP_LIMIT_MS = 1000.0
 """Linux gives a secondary CPU one second to come online (arch/arm/kernel/smp.c, __cpu_up)."""
 
@@ -57,6 +59,11 @@ class CostModel:
     def flush_ms(self, pages: int, arms: bool) -> float:
         """Milliseconds that a vCPU waits for a flush of so many pages."""
         return (pages * self.page_clean_ns + (self.arm_ns if arms else 0)) / 1e6
+
+    def domain_ms(self, stats: DomainStats) -> float:
+        """Milliseconds that all of a domain's traps and flushes so far took."""
+        ns = stats.pages_cleaned * self.page_clean_ns + stats.flushes * self.arm_ns
+        return ns / 1e6 + self.traps_ms(stats.traps)
 
     def traps_ms(self, traps: int) -> float:
         """Milliseconds that so many resolved faults take."""

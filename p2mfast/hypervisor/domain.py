@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from p2mfast.hypervisor.vcpu import VCpu
 from p2mfast.types import FaultKind, P2MType
 from p2mfast.units import PAGE_SIZE, format_size
 
+logger = logging.getLogger(__name__)
+
 Arch = Literal["arm", "x86"]
 
 
@@ -32,15 +35,17 @@ Arch = Literal["arm", "x86"]
 class DomainStats:
     """What a domain did, counted since its creation.
 
-    ``traps`` are stage-2 aborts that were resolved; trapped Set/Way operations and system
-    registers are counted by themselves. ``aborts`` counts those that were not simply resolved, by
-    the name of their :class:`~p2mfast.FaultKind`, ``outcomes`` what became of them.
+    ``traps`` are stage-2 aborts that were resolved, ``trap_levels`` the same by the level 0 to 3
+    of their walks; trapped Set/Way operations and system registers are counted by themselves.
+    ``aborts`` counts those that were not simply resolved, by the name of their
+    :class:`~p2mfast.FaultKind`, ``outcomes`` what became of them.
     ``tlb_flushes`` are invalidations, ``icache_pages`` pages of RAM whose instruction caches were
     cleaned for the domain to run; with ``Policy.defer`` what was put off while it was being built
     is in ``tlb_flushes_deferred`` and ``icache_pages_deferred``; one invalidation stands for it.
     """
 
     traps: int = 0
+    trap_levels: tuple[int, ...] = (0, 0, 0, 0)
     aborts: dict[str, int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
     faults_injected: int = 0
@@ -207,6 +212,7 @@ class Domain:
             self._stats.icache_pages = pages
         self.creation_finished = True
         _CREATION_FINISHED[self.arch](self)
+        logger.info("domain %d: creation finished, policy %s", self.id, self.policy)
         self._log.add(DomainEvent.CREATION_FINISHED)
 
     def pause(self) -> None:
@@ -225,6 +231,7 @@ class Domain:
         """Stop it for good (Xen's domain_crash); it can only be destroyed."""
         self.crashed = reason
         self.pause_count += 1
+        logger.warning("domain %d crashed: %s", self.id, reason)
         self._log.add(DomainEvent.CRASHED)
 
     def destroy(self, budget: int | None = None) -> bool:
@@ -258,6 +265,7 @@ class Domain:
         self._memory.give_up()
         self._destroyed = True
         self._log.add(DomainEvent.DESTROYED)
+        logger.info("domain %d: destroyed", self.id)
         self.host.release(self)
         return True
 
@@ -394,6 +402,7 @@ class Domain:
             self._stats.pages_cleaned += record.pages
             self._stats.worst_flush_pages = max(self._stats.worst_flush_pages, record.pages)
         self._log.add(DomainEvent.FLUSH, nr=record.pages, vcpu=vcpu)
+        logger.debug("domain %d, vCPU %d: %s, %d pages cleaned", self.id, vcpu, cause, record.pages)
         return record
 
     # ---- Sight ----
@@ -404,6 +413,7 @@ class Domain:
         with self._counting:
             self._memory.settle()
             self._stats.tlb_flushes = self._memory.tlb_invalidations - self._tlb_flushes_saved
+            self._stats.trap_levels = self.p2m.stats.resolved_levels
             self._stats.preemptions = self._flusher.preemptions
             self._stats.pages_cleaned_early = self._flusher.pages_cleaned_early
             copy = DomainStats(**vars(self._stats))

@@ -1,241 +1,219 @@
-"""The machine's frames: who owns each, and who else holds it; by extents, never page by page."""
+"""The machine's frames, who owns them and who else holds them: by extents, never by single pages.
+
+The table is a step function: segments of frames that have the same owner and as many references.
+Free segments are found by their size, owned ones by their owner.
+"""
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import NamedTuple
 
 from p2mfast.errors import OutOfFrames
 
 Extent = tuple[int, int]
 """First frame, number of frames."""
 
-_ORDERS = (18, 9, 0)
+_ORDERS = (18, 9, 0)  # the largest first
 
 
-class _Spans:
-    """Disjoint extents with a value each, ascending; neighbours with the same value are one."""
+class _Frame(NamedTuple):
+    """What the table knows of a frame."""
 
-    def __init__(self) -> None:
-        self._firsts: list[int] = []
-        self._ends: list[int] = []
-        self._values: list[int] = []
+    owner: int | None
+    references: int  # of others than the owner
 
-    def __len__(self) -> int:
-        return len(self._firsts)
 
-    def spans(self) -> list[tuple[int, int, int]]:
-        """(first, end, value) of all."""
-        return list(zip(self._firsts, self._ends, self._values, strict=True))
-
-    def within(self, first: int, end: int) -> list[tuple[int, int, int]]:
-        """(first, end, value) of what lies in [first, end), cut to it."""
-        found = []
-        at = bisect.bisect_right(self._ends, first)
-        while at < len(self._firsts) and self._firsts[at] < end:
-            found.append((max(first, self._firsts[at]), min(end, self._ends[at]), self._values[at]))
-            at += 1
-        return found
-
-    def gaps(self, first: int, end: int) -> list[tuple[int, int]]:
-        """(first, end) of what of [first, end) is in no span."""
-        found = []
-        for start, stop, _ in [*self.within(first, end), (end, end, 0)]:
-            if first < start:
-                found.append((first, start))
-            first = stop
-        return found
-
-    def gap(self, first: int, end: int) -> int | None:
-        """Where the first of them begins."""
-        gaps = self.gaps(first, end)
-        return gaps[0][0] if gaps else None
-
-    def remove(self, first: int, end: int) -> None:
-        """Whatever lies in [first, end) goes."""
-        low = bisect.bisect_right(self._ends, first)
-        high = bisect.bisect_left(self._firsts, end)
-        kept = []
-        for at in range(low, high):
-            if self._firsts[at] < first:
-                kept.append((self._firsts[at], first, self._values[at]))
-            if self._ends[at] > end:
-                kept.append((end, self._ends[at], self._values[at]))
-        self._replace(low, max(low, high), kept)
-
-    def set(self, first: int, end: int, value: int) -> None:
-        """[first, end) has this value now."""
-        self.remove(first, end)
-        at = bisect.bisect_left(self._firsts, first)
-        low = high = at
-        if at and self._ends[at - 1] == first and self._values[at - 1] == value:
-            low, first = at - 1, self._firsts[at - 1]
-        if at < len(self) and self._firsts[at] == end and self._values[at] == value:
-            high, end = at + 1, self._ends[at]
-        self._replace(low, high, [(first, end, value)])
-
-    def _replace(self, low: int, high: int, spans: list[tuple[int, int, int]]) -> None:
-        self._firsts[low:high] = [span[0] for span in spans]
-        self._ends[low:high] = [span[1] for span in spans]
-        self._values[low:high] = [span[2] for span in spans]
+_FREE = _Frame(None, 0)
 
 
 class FrameTable:
-    """A machine's frames.
+    """The frames [first, first + nr) of a machine, all free at first.
 
-    A frame is free, or allocated: it has an owner, or others hold it, or both. Each holds it by a
-    reference; without owner and references it is free again (Xen's page_info: count_info, owner).
-
-    Attributes
-    ----------
-    free : int
-        Number of free frames.
-    held : int
-        Number of references, each frame's counted.
+    A frame has an owner until that releases it, and any number of references of others; it is free
+    when it has neither. No call changes anything when it raises.
     """
 
     def __init__(self, first: int, nr: int) -> None:
-        if nr < 1:
-            raise ValueError(f"nr must be at least 1, not {nr!r}")
+        _check_nr(nr)
         self._first, self._end = first, first + nr
-        self._free = _Spans()
-        self._owners = _Spans()
-        self._by_owner: dict[int, _Spans] = {}
-        self._references = _Spans()
-        self.free = nr
-        self.held = 0
-        self._free.set(first, first + nr, 0)
+        # Segments: each lasts until the next one's start, and differs from its neighbours.
+        self._starts = [first]
+        self._states = [_FREE]
+        self._free_by_size: list[tuple[int, int]] = []  # number of frames, first frame
+        self._owned: dict[int, list[Extent]] = {}
+        self._free = self._held = 0
+        self._index(first, self._end, _FREE)
+
+    @property
+    def free(self) -> int:
+        """Number of free frames."""
+        return self._free
+
+    @property
+    def held(self) -> int:
+        """Number of references in total, a frame with two counting twice."""
+        return self._held
+
+    def owner_of(self, mfn: int) -> int | None:
+        """Who owns this frame; None for released and free ones, and where there is none."""
+        return self._state(mfn).owner
+
+    def references(self, mfn: int) -> int:
+        """How many references others than its owner hold on this frame."""
+        return self._state(mfn).references
+
+    def extents_of(self, owner: int) -> list[Extent]:
+        """What it owns, ascending and never adjacent."""
+        return _joined(self._owned.get(owner, ()))
 
     def free_extents(self) -> list[Extent]:
-        """What is free, ascending."""
-        return [(first, end - first) for first, end, _ in self._free.spans()]
-
-    def _check(self, mfn: int, nr: int) -> None:
-        if nr < 1:
-            raise ValueError(f"nr must be at least 1, not {nr!r}")
-        if mfn < self._first or mfn + nr > self._end:
-            raise ValueError(f"frame {mfn:#x}: {nr:#x} frames are not all of this machine")
+        """What is free, ascending and never adjacent."""
+        return sorted((first, nr) for nr, first in self._free_by_size)
 
     # ---- Owners ----
 
     def allocate(self, nr: int, order: int, owner: int = 0) -> list[Extent]:
-        """``nr`` frames for ``owner``: pieces of 2**order, aligned, while one can be had, then of
-        the next smaller order (18, 9, 0) for the rest.
+        """``nr`` frames: in aligned pieces of 2**order as far as there are any, then in smaller
+        ones, each from the smallest free extent that has one.
 
-        Each piece comes from the smallest free extent that has one, so that the large ones stay
-        whole. The largest pieces come first; one that follows the one before is joined to it.
-        Raises OutOfFrames, ValueError; nothing is allocated then.
+        The extents come in the order of their pieces, the largest first, so that those mapped one
+        after the other stay aligned. Raises OutOfFrames, ValueError.
         """
+        _check_nr(nr)
         if order not in _ORDERS:
             raise ValueError(f"order must be 0, 9 or 18, not {order!r}")
-        if nr < 1:
-            raise ValueError(f"nr must be at least 1, not {nr!r}")
-        if nr > self.free:
-            raise OutOfFrames(f"{nr} frames are asked for, {self.free} frames are free")
-        found: list[Extent] = []
-        left = nr
-        for piece in _ORDERS:
-            if piece > order:
-                continue
-            taken = _Spans()
-            while left >> piece and (fit := self._smallest(piece)):
-                first, room = fit
-                size = min(room, left >> piece << piece)
-                self._free.remove(first, first + size)
-                taken.set(first, first + size, owner)
-                left -= size
-            for first, end, _ in taken.spans():
-                if found and sum(found[-1]) == first:
-                    found[-1] = (found[-1][0], end - found[-1][0])
-                else:
-                    found.append((first, end - first))
-        self.free -= nr
-        for first, size in found:
-            self._owners.set(first, first + size, owner)
-            self._by_owner.setdefault(owner, _Spans()).set(first, first + size, owner)
-        return found
-
-    def _smallest(self, order: int) -> Extent | None:
-        """The aligned pieces of the smallest free extent that has any, the lowest of several."""
-        best: tuple[int, int, int] | None = None
-        for first, end, _ in self._free.spans():
-            start = -(-first >> order) << order
-            room = (end - start) >> order << order
-            if room > 0 and (best is None or end - first < best[0]):
-                best = (end - first, start, room)
-        return best and (best[1], best[2])
-
-    def owner_of(self, mfn: int) -> int | None:
-        """Who owns this frame."""
-        found = self._owners.within(mfn, mfn + 1)
-        return found[0][2] if found else None
-
-    def extents_of(self, owner: int) -> list[Extent]:
-        """What this owner owns, ascending."""
-        spans = self._by_owner.get(owner)
-        return [(first, end - first) for first, end, _ in spans.spans()] if spans else []
+        if nr > self._free:
+            raise OutOfFrames(
+                f"{nr} frames (order {order}) are asked for, {self._free} frames are free"
+            )
+        taken: list[Extent] = []
+        for piece in _ORDERS[_ORDERS.index(order) :]:
+            for extent in self._find(nr, piece):
+                self._change(*extent, lambda _: _Frame(owner, 0))
+                taken.append(extent)
+                nr -= extent[1]
+        return _joined(taken)
 
     def release(self, extents: Iterable[Extent]) -> None:
-        """Their owners give these frames up; who still holds some keeps them from being free.
-
-        Raises ValueError, with nothing changed, where a frame has no owner or is given twice.
-        """
-        extents = sorted(extents)
-        before = self._first
-        for first, nr in extents:
-            self._check(first, nr)
-            if first < before:
-                raise ValueError(f"frame {first:#x}: it cannot be released twice")
-            before = first + nr
-            hole = self._owners.gap(first, first + nr)
-            if hole is not None:
-                raise ValueError(f"frame {hole:#x}: nobody owns it")
-        for first, nr in extents:
-            for start, end, owner in self._owners.within(first, first + nr):
-                self._by_owner[owner].remove(start, end)
-                if not len(self._by_owner[owner]):
-                    del self._by_owner[owner]
-            self._owners.remove(first, first + nr)
-            self._free_outside(self._references, first, first + nr)
-
-    def _free_outside(self, kept: _Spans, first: int, end: int) -> None:
-        """[first, end) is free, but for what somebody keeps."""
-        for start, stop in kept.gaps(first, end):
-            self._free.set(start, stop, 0)
-            self.free += stop - start
+        """Their owner gives them up: what nobody else holds is free. Raises ValueError if nobody
+        owns a frame of them, or one is in them twice."""
+        released = sorted(extents)
+        for first, nr in released:
+            self._check(first, nr, lambda frame: frame.owner is not None, "nobody owns it")
+        for (first, nr), (following, _) in pairwise(released):
+            if following < first + nr:
+                raise ValueError(f"mfn {following:#x}: it cannot be released twice")
+        for first, nr in released:
+            self._change(first, nr, lambda frame: frame._replace(owner=None))
 
     # ---- References ----
 
-    def references(self, mfn: int) -> int:
-        """How many hold this frame besides its owner."""
-        found = self._references.within(mfn, mfn + 1)
-        return found[0][2] if found else 0
-
     def hold(self, mfn: int, nr: int) -> None:
-        """One more reference on each of these frames. Raises ValueError, with nothing changed,
-        where one has no owner."""
-        self._check(mfn, nr)
-        hole = self._owners.gap(mfn, mfn + nr)
-        if hole is not None:
-            raise ValueError(f"frame {hole:#x}: nobody owns it")
-        held = self._references.within(mfn, mfn + nr)
-        for first, end in self._references.gaps(mfn, mfn + nr):
-            self._references.set(first, end, 1)
-        for first, end, count in held:
-            self._references.set(first, end, count + 1)
-        self.held += nr
+        """One more reference on each of these frames. Raises ValueError if nobody owns one."""
+        self._check(mfn, nr, lambda frame: frame.owner is not None, "nobody owns it")
+        self._change(mfn, nr, lambda frame: frame._replace(references=frame.references + 1))
 
     def drop(self, mfn: int, nr: int) -> None:
-        """One reference fewer on each; frames without an owner are free after the last. Raises
-        ValueError, with nothing changed, where there is none."""
-        self._check(mfn, nr)
-        hole = self._references.gap(mfn, mfn + nr)
-        if hole is not None:
-            raise ValueError(f"frame {hole:#x}: nobody holds it")
-        for first, end, count in self._references.within(mfn, mfn + nr):
-            if count > 1:
-                self._references.set(first, end, count - 1)
-            else:
-                self._references.remove(first, end)
-                self._free_outside(self._owners, first, end)
-        self.held -= nr
+        """One reference fewer on each of these frames: what has no owner and no other reference is
+        free. Raises ValueError where there is none."""
+        self._check(mfn, nr, lambda frame: frame.references > 0, "nobody holds it")
+        self._change(mfn, nr, lambda frame: frame._replace(references=frame.references - 1))
+
+    # ---- Segments ----
+
+    def _state(self, mfn: int) -> _Frame:
+        if not self._first <= mfn < self._end:
+            return _FREE
+        return self._states[bisect_right(self._starts, mfn) - 1]
+
+    def _check(self, first: int, nr: int, good: Callable[[_Frame], bool], wrong: str) -> None:
+        _check_nr(nr)
+        if first < self._first or first + nr > self._end:
+            raise ValueError(f"mfn {first:#x}: {nr:#x} frames are not all of this machine")
+        starts = self._starts
+        for at in range(bisect_right(starts, first) - 1, bisect_left(starts, first + nr)):
+            if not good(self._states[at]):
+                raise ValueError(f"mfn {max(first, starts[at]):#x}: {wrong}")
+
+    def _find(self, nr: int, order: int) -> list[Extent]:
+        """Up to ``nr`` free frames in aligned pieces of 2**order, ascending. What is left of the
+        smallest extent is smaller still: it is used up before the next one."""
+        left = nr >> order << order
+        found: list[Extent] = []
+        at = bisect_left(self._free_by_size, (1 << order, 0))
+        while left and at < len(self._free_by_size):
+            room, first = self._free_by_size[at]
+            start = -(-first >> order << order)
+            take = min(left, (first + room - start) >> order << order)
+            if take > 0:
+                found.append((start, take))
+                left -= take
+            at += 1
+        return sorted(found)
+
+    def _change(self, first: int, nr: int, update: Callable[[_Frame], _Frame]) -> None:
+        """Update the frames of an extent, and join the segments that have become equal."""
+        end = first + nr
+        # With the neighbours, that they may be joined.
+        low = max(bisect_left(self._starts, first) - 1, 0)
+        high = bisect_right(self._starts, end)
+        bounds = [*self._starts[low : high + 1], self._end]
+        starts: list[int] = []
+        states: list[_Frame] = []
+        for at, state in enumerate(self._states[low:high]):
+            start, stop = bounds[at], bounds[at + 1]
+            self._unindex(start, stop, state)
+            changed, rest = min(max(first, start), stop), max(min(end, stop), start)
+            for part, part_end, new in (
+                (start, changed, state),
+                (changed, rest, update(state) if changed < rest else state),
+                (rest, stop, state),
+            ):
+                if part < part_end and (not states or states[-1] != new):
+                    starts.append(part)
+                    states.append(new)
+        self._starts[low:high] = starts
+        self._states[low:high] = states
+        segments = zip(pairwise([*starts, bounds[high - low]]), states, strict=True)
+        for (start, stop), state in segments:
+            self._index(start, stop, state)
+
+    def _index(self, start: int, stop: int, state: _Frame) -> None:
+        nr = stop - start
+        self._held += nr * state.references
+        if state == _FREE:
+            self._free += nr
+            insort(self._free_by_size, (nr, start))
+        elif state.owner is not None:
+            insort(self._owned.setdefault(state.owner, []), (start, nr))
+
+    def _unindex(self, start: int, stop: int, state: _Frame) -> None:
+        nr = stop - start
+        self._held -= nr * state.references
+        if state == _FREE:
+            self._free -= nr
+            del self._free_by_size[bisect_left(self._free_by_size, (nr, start))]
+        elif state.owner is not None:
+            owned = self._owned[state.owner]
+            del owned[bisect_left(owned, (start, nr))]
+            if not owned:
+                del self._owned[state.owner]
+
+
+def _check_nr(nr: int) -> None:
+    if nr < 1:
+        raise ValueError(f"nr must be at least 1, not {nr!r}")
+
+
+def _joined(extents: Iterable[Extent]) -> list[Extent]:
+    """Each extent that follows directly on the one before it is joined to it."""
+    joined: list[Extent] = []
+    for first, nr in extents:
+        if joined and sum(joined[-1]) == first:
+            joined[-1] = (joined[-1][0], joined[-1][1] + nr)
+        else:
+            joined.append((first, nr))
+    return joined

@@ -153,14 +153,16 @@ typedef struct p2mfast_word {
 } p2mfast_word_t;
 
 typedef struct p2mfast_stats {
-    uint64_t mappings[4];    /* leaves that are there, by level */
-    uint64_t shattered[4];   /* superpages split, by their level */
-    uint64_t tables;         /* live tables, the roots not counted */
-    uint64_t tlb_flushes;    /* TLB invalidations since creation */
-    uint64_t resolved;       /* translation faults resolved since creation */
-    uint64_t armed;          /* root invalidations since creation, harvests included */
-    uint64_t free_tables;    /* recycled ones that wait to be used again */
-    uint64_t reserved_bytes; /* memory taken for tables: in use, free, and made ready */
+    uint64_t mappings[4];        /* leaves that are there, by level */
+    uint64_t shattered[4];       /* superpages split, by their level */
+    uint64_t tables;             /* live tables, the roots not counted */
+    uint64_t tlb_flushes;        /* TLB invalidations since creation */
+    uint64_t resolved;           /* translation faults resolved since creation */
+    uint64_t armed;              /* root invalidations since creation, harvests included */
+    uint64_t free_tables;        /* recycled ones that wait to be used again */
+    uint64_t reserved_bytes;     /* memory taken for tables: in use, free, and made ready */
+    uint64_t resolved_levels[4]; /* the same as resolved, by the level that the walk faulted at;
+                                    those that were stale are not among them */
 } p2mfast_stats_t;
 
 enum p2mfast_event_kind {
