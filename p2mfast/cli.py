@@ -46,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         "--policy",
         action="append",
         metavar="STRING",
-        help="such as arm=creation-finished,resolve=level,flush=leaf; may be repeated (default:"
-        " four that compare no tracking, Xen's and p2mfast's)",
+        help="such as arm=creation-finished,resolve=level,flush=leaf, or a TOML file (.toml);"
+        " may be repeated (default: four that compare no tracking, Xen's and p2mfast's)",
     )
     command.add_argument(
         "--page-order",
@@ -99,8 +99,12 @@ def _run_all(
     return runs
 
 
+def _policy(text: str) -> Policy:
+    return Policy.from_toml(Path(text)) if text.endswith(".toml") else Policy.parse(text)
+
+
 def _replay(arguments: argparse.Namespace) -> int:
-    policies = [Policy.parse(text) for text in arguments.policy or report.STANDARD_POLICIES]
+    policies = [_policy(text) for text in arguments.policy or report.STANDARD_POLICIES]
     cost = CostModel.parse(arguments.cost)
     orders = _DEFAULT_ORDERS if arguments.page_order is None else (arguments.page_order,)
     traces = [trace.load(source) for source in arguments.trace]

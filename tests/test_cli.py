@@ -50,6 +50,20 @@ def test_replay_of_chosen_traces_policies_and_page_order(
     assert runs[0]["modelled_worst_ms"] == pytest.approx(131.072)
 
 
+def test_a_policy_from_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[policy]\narm = "never"\nflush = "all"\n')
+    out = tmp_path / "out.json"
+    assert main(["replay", "--policy", str(file), "--page-order", "18", "--json", str(out)]) == 0
+    (run,) = json.loads(out.read_text())["runs"]
+    assert (run["policy"]["arm"], run["policy"]["flush"]) == ("never", "all")
+    file.write_text("arm = 'later'")
+    assert main(["replay", "--policy", str(file)]) == 2
+    assert "later" in capsys.readouterr().err
+    assert main(["replay", "--policy", str(tmp_path / "none.toml")]) == 2
+    assert "none.toml" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -6,6 +6,7 @@ Free segments are found by their size, owned ones by their owner.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -33,7 +34,8 @@ class FrameTable:
     """The frames [first, first + nr) of a machine, all free at first.
 
     A frame has an owner until that releases it, and any number of references of others; it is free
-    when it has neither. No call changes anything when it raises.
+    when it has neither. No call changes anything when it raises. Any thread may call: domains that
+    share pages meet here.
     """
 
     def __init__(self, first: int, nr: int) -> None:
@@ -45,6 +47,7 @@ class FrameTable:
         self._free_by_size: list[tuple[int, int]] = []  # number of frames, first frame
         self._owned: dict[int, list[Extent]] = {}
         self._free = self._held = 0
+        self._lock = threading.Lock()
         self._index(first, self._end, _FREE)
 
     @property
@@ -85,42 +88,46 @@ class FrameTable:
         _check_nr(nr)
         if order not in _ORDERS:
             raise ValueError(f"order must be 0, 9 or 18, not {order!r}")
-        if nr > self._free:
-            raise OutOfFrames(
-                f"{nr} frames (order {order}) are asked for, {self._free} frames are free"
-            )
-        taken: list[Extent] = []
-        for piece in _ORDERS[_ORDERS.index(order) :]:
-            for extent in self._find(nr, piece):
-                self._change(*extent, lambda _: _Frame(owner, 0))
-                taken.append(extent)
-                nr -= extent[1]
-        return _joined(taken)
+        with self._lock:
+            if nr > self._free:
+                raise OutOfFrames(
+                    f"{nr} frames (order {order}) are asked for, {self._free} frames are free"
+                )
+            taken: list[Extent] = []
+            for piece in _ORDERS[_ORDERS.index(order) :]:
+                for extent in self._find(nr, piece):
+                    self._change(*extent, lambda _: _Frame(owner, 0))
+                    taken.append(extent)
+                    nr -= extent[1]
+            return _joined(taken)
 
     def release(self, extents: Iterable[Extent]) -> None:
         """Their owner gives them up: what nobody else holds is free. Raises ValueError if nobody
         owns a frame of them, or one is in them twice."""
         released = sorted(extents)
-        for first, nr in released:
-            self._check(first, nr, lambda frame: frame.owner is not None, "nobody owns it")
-        for (first, nr), (following, _) in pairwise(released):
-            if following < first + nr:
-                raise ValueError(f"mfn {following:#x}: it cannot be released twice")
-        for first, nr in released:
-            self._change(first, nr, lambda frame: frame._replace(owner=None))
+        with self._lock:
+            for first, nr in released:
+                self._check(first, nr, lambda frame: frame.owner is not None, "nobody owns it")
+            for (first, nr), (following, _) in pairwise(released):
+                if following < first + nr:
+                    raise ValueError(f"mfn {following:#x}: it cannot be released twice")
+            for first, nr in released:
+                self._change(first, nr, lambda frame: frame._replace(owner=None))
 
     # ---- References ----
 
     def hold(self, mfn: int, nr: int) -> None:
         """One more reference on each of these frames. Raises ValueError if nobody owns one."""
-        self._check(mfn, nr, lambda frame: frame.owner is not None, "nobody owns it")
-        self._change(mfn, nr, lambda frame: frame._replace(references=frame.references + 1))
+        with self._lock:
+            self._check(mfn, nr, lambda frame: frame.owner is not None, "nobody owns it")
+            self._change(mfn, nr, lambda frame: frame._replace(references=frame.references + 1))
 
     def drop(self, mfn: int, nr: int) -> None:
         """One reference fewer on each of these frames: what has no owner and no other reference is
         free. Raises ValueError where there is none."""
-        self._check(mfn, nr, lambda frame: frame.references > 0, "nobody holds it")
-        self._change(mfn, nr, lambda frame: frame._replace(references=frame.references - 1))
+        with self._lock:
+            self._check(mfn, nr, lambda frame: frame.references > 0, "nobody holds it")
+            self._change(mfn, nr, lambda frame: frame._replace(references=frame.references - 1))
 
     # ---- Segments ----
 

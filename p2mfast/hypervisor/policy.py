@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -176,7 +177,7 @@ class Policy:
             lines.append(
                 f"{field.name} = {str(value).lower() if value in (True, False) else value}"
             )
-            lines.append(f"    {text}")
+            lines += textwrap.wrap(text, 80, initial_indent="    ", subsequent_indent="    ")
         if self.iommu_shared:
             lines.append("iommu_shared overrides arm: nothing is armed.")
         return "\n".join(lines)
