@@ -10,6 +10,8 @@ import operator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from p2mfast.types import FaultKind
 
 Half = Literal["low", "high"]
@@ -90,7 +92,7 @@ _SET_WAY_KEYS = frozenset(_SET_WAY.values())
 
 
 def _integer(name: str, value: Any, bits: int) -> int:
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):  # an older NumPy's has an index, too
         raise TypeError(f"{name} must be an integer, not {value!r}")
     try:
         number = operator.index(value)
