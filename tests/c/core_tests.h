@@ -16,5 +16,6 @@ void core_flush_tests(void);
 void core_mmu_tests(void);
 void core_check_tests(void);
 void core_random_tests(void);
+void core_access_tests(void);
 
 #endif

@@ -27,6 +27,7 @@ static struct {
     /* Of the scratch memory */
     uint64_t scratch[4096];
     bool scratch_lent;
+    unsigned side_pages; /* taken */
 } own;
 
 static struct {
@@ -204,6 +205,17 @@ static void release_scratch(void *context, void *memory)
     pool.calls.release_scratch++;
     CHECK(own.scratch_lent && memory == own.scratch);
     own.scratch_lent = false;
+}
+
+void *pool_side_page(void *context)
+{
+    static _Alignas(TABLE_BYTES) unsigned char pages[POOL_SIDE_PAGES][TABLE_BYTES];
+
+    enter(context);
+    if (!pool.side_limit || !CHECK(own.side_pages < POOL_SIDE_PAGES))
+        return NULL;
+    pool.side_limit--;
+    return memset(pages[own.side_pages++], 0, TABLE_BYTES);
 }
 
 /* ---- Life ---- */

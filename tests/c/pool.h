@@ -13,6 +13,7 @@
 #define POOL_FRAMES 64
 #define POOL_BASE_MFN UINT64_C(0x9000)
 #define POOL_REMOVALS 1024
+#define POOL_SIDE_PAGES 32
 
 struct pool_removal {
     uint64_t gfn;
@@ -41,6 +42,7 @@ struct pool {
     bool refuse_tables;
     bool refuse_removed;
     bool refuse_scratch;
+    unsigned side_limit; /* side pages that may still be taken */
 
     struct pool_calls calls;
     uint64_t in_use; /* frames taken and not given back, the roots not counted */
@@ -57,6 +59,8 @@ extern uint64_t pool_memory[POOL_FRAMES * TABLE_WORDS];
 
 /* Forget the P2M before, fill the memory with rubbish, and give a platform with every call. */
 p2mfast_platform_t pool_platform(uint64_t frames);
+/* The optional side_page, for a test to add: from static storage, up to pool.side_limit. */
+void *pool_side_page(void *context);
 /* Build the P2M. The platform may have lost optional calls since. */
 struct p2mfast *pool_init(const p2mfast_platform_t *platform, const p2mfast_config_t *config);
 /* The two in one: 48 bits of physical address, no quota, all frames. */

@@ -4,7 +4,8 @@
 # Builds the C tests and runs them: run.sh [PROGRAM...], all of them unless told otherwise.
 #
 # CC, CFLAGS_EXTRA: the compiler, and flags for it. VARIANTS: "plain sanitized" unless told
-# otherwise; "threaded" is for test_hosted, whose readers run beside a writer. CSRC: another engine's sources in place of this one's.
+# otherwise; "threaded" is for test_hosted and test_access, whose readers run beside a writer. CSRC:
+# another engine's sources in place of this one's.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,6 +31,7 @@ done
 # The core's tests bring a platform of their own; the library's bring nothing.
 test_core=("$here"/{test_core,harness,pool,tlb}.c "$here"/core_*.c "${core[@]}")
 test_hosted=("$here"/{test_hosted,harness}.c "$csrc"/{arena,hosted}.c "${core[@]}")
+test_access=("$here"/{test_access,harness}.c "$csrc"/{arena,hosted}.c "${core[@]}")
 
 if ! command -v "${cc[0]}" >/dev/null; then
     echo "no C compiler: ${cc[0]}" >&2
@@ -37,7 +39,7 @@ if ! command -v "${cc[0]}" >/dev/null; then
 fi
 programs=("$@")
 if [[ $# -eq 0 ]]; then
-    programs=(test_core test_hosted)
+    programs=(test_core test_hosted test_access)
 fi
 
 failed=0

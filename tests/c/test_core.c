@@ -18,5 +18,6 @@ int main(void)
     core_mmu_tests();
     core_check_tests();
     core_random_tests();
+    core_access_tests();
     return harness_finish();
 }

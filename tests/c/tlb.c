@@ -9,6 +9,7 @@ struct lines {
     uint64_t words[TABLE_WORDS];  /* the descriptor as cached; 0: not cached */
     uint32_t seen[TABLE_WORDS];   /* when it was last reached */
     uint32_t synced[TABLE_WORDS]; /* the same, at a barrier */
+    uint64_t made[TABLE_WORDS];   /* the descriptor in the table at the last barrier */
     uint32_t barrier;             /* when any of its words was, at a barrier */
     unsigned n;                   /* words cached */
     int level;                    /* where the table was when they were */
@@ -30,19 +31,28 @@ void tlb_reset(const struct p2mfast *p2m)
 
 static void observe_table(uint64_t frame, int level, uint64_t gfn);
 
+/* mem_access changes rights in place, which the architecture allows of a leaf. */
+static bool only_rights_differ(uint64_t old, uint64_t pte, int level)
+{
+    return watched->mem_access && level == LEAF_LEVEL && !((old ^ pte) & ~PTE_RIGHTS);
+}
+
 static void observe_word(struct lines *table, unsigned i, uint64_t pte, int level, uint64_t gfn)
 {
     const struct geometry *geometry = &watched->geometry;
 
     if (!table->words[i])
         table->n++;
-    else if (table->words[i] != pte)
+    else if (table->words[i] != pte && !only_rights_differ(table->words[i], pte, level))
         CHECK(!"a live descriptor was changed without an invalidation in between");
-    table->words[i] = pte;
+    /* The old rights stay cached, too, until they are invalidated. */
+    if (!table->words[i] || !only_rights_differ(table->words[i], pte, level))
+        table->words[i] = pte;
     table->seen[i] = now;
-    if (now == last_barrier)
+    if (now == last_barrier) {
         table->synced[i] = table->barrier = now;
-    else if (table->synced[i] != last_barrier)
+        table->made[i] = pte;
+    } else if (table->synced[i] != last_barrier || table->made[i] != pte)
         CHECK(!"a descriptor was made, and no barrier followed");
     if (level < LEAF_LEVEL && pte & PTE_TABLE)
         observe_table(pte_mfn(geometry, pte) - watched->platform.base_mfn, level + 1, gfn);
@@ -141,7 +151,9 @@ bool tlb_is_stale(void)
     tlb_observe();
     for (unsigned frame = 0; frame < POOL_FRAMES; frame++)
         for (unsigned i = 0; lines[frame].n && i < TABLE_WORDS; i++)
-            if (lines[frame].words[i] && lines[frame].seen[i] != now)
+            if (lines[frame].words[i] &&
+                (lines[frame].seen[i] != now ||
+                 lines[frame].words[i] != watched->platform.memory[frame * TABLE_WORDS + i]))
                 return true;
     return false;
 }
