@@ -76,7 +76,7 @@ def test_what_cannot_be_mapped_changes_nothing() -> None:
     owner = host.create_domain("16MiB")
     user = host.create_domain("16MiB", paging_mempool=6)
     before = (*snapshot(host), user.p2m.entries().tobytes())
-    with pytest.raises(ValueError, match="no RAM of domain"):
+    with pytest.raises(ValueError, match="not all of 0x2 pages are RAM of domain"):
         user.map_foreign(WINDOW, 2, owner, GFN + 4095)
     with pytest.raises(ValueError, match="overlap"):
         user.map_foreign(GFN, 1, owner, GFN)
@@ -86,6 +86,14 @@ def test_what_cannot_be_mapped_changes_nothing() -> None:
         user.map_foreign((1 << 28) - 1, 2, owner, GFN)
     with pytest.raises(ValueError, match="kind"):
         user.map_mmio(WINDOW, 1, 1, "fast")  # type: ignore[arg-type]
+    with pytest.raises(pf.OutOfRange, match="other_gfn"):
+        user.map_foreign(WINDOW, 2, owner, (1 << 28) - 1)
+    with pytest.raises(ValueError, match="not all of"):
+        user.map_foreign(WINDOW, 1 << 27, owner, GFN)
+    with pytest.raises(pf.OutOfRange, match="^gfn"):
+        user.map_grant(WINDOW, 1 << 40, owner, GFN)
+    with pytest.raises(ValueError, match="another domain"):
+        user.map_foreign(WINDOW, 1, user, GFN)
     assert (*snapshot(host), user.p2m.entries().tobytes()) == before
     owner.destroy()
     with pytest.raises(DomainStateError, match="dying"):
@@ -173,8 +181,11 @@ def test_the_table_pool_is_set_shrunk_and_exhausted() -> None:
     domain = host.create_domain("16MiB", page_order=0, paging_mempool=20)
     assert domain.paging_mempool == 20
     in_use = domain.p2m.stats.tables
-    with pytest.raises(OutOfTables, match=f"{in_use} are in use"):
+    with pytest.raises(OutOfTables, match=f"paging_mempool .*{in_use} are in use"):
         domain.paging_mempool = in_use - 1
+    for bad, error in ((-1, pf.OutOfRange), ("5", TypeError)):
+        with pytest.raises(error, match="paging_mempool"):
+            domain.paging_mempool = bad
     assert domain.paging_mempool == 20
     domain.paging_mempool = in_use
     free = host.free_frames
@@ -196,6 +207,10 @@ def test_destruction_goes_on_where_it_stopped() -> None:
     host = pf.Host("64MiB")
     before = snapshot(host)
     domain = host.create_domain("8MiB", page_order=0)
+    for bad, error in ((-1, ValueError), ("5", TypeError), (2**64, ValueError)):
+        with pytest.raises(error, match="budget"):
+            domain.destroy(budget=bad)
+    assert domain.state == "paused"
     calls = 1
     while not domain.destroy(budget=100):
         assert domain.state == "dying"

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p2mfast._engine import P2M
-from p2mfast.errors import DomainStateError
+from p2mfast.errors import DomainStateError, P2MError
 from p2mfast.hypervisor.aborts import AbortResult, MmioHandler, Outcome
 from p2mfast.hypervisor.events import DomainEvent, EventLog
 from p2mfast.hypervisor.flushing import Cause, Flusher, FlushRecord, Runs
@@ -239,8 +239,13 @@ class Domain:
 
         With a ``budget`` (entries and holes to pass) it stops when that is used up, dying, and is
         called again to go on (Xen's domain_kill and domain_relinquish_resources); without, work
-        that ``should_preempt`` lets in comes between. Raises DomainStateError once it is done.
+        that ``should_preempt`` lets in comes between. Raises DomainStateError once it is done,
+        TypeError or ValueError for a ``budget`` that is none.
         """
+        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int)):
+            raise TypeError(f"budget must be an integer or None, not {budget!r}")
+        if budget is not None and not 0 <= budget < 2**64:
+            raise ValueError(f"budget must be from 0 to 2**64 - 1, not {budget!r}")
         if self._destroyed:
             raise DomainStateError(f"domain {self.id} is dying: it is destroyed already")
         return self._relinquish(budget)
@@ -298,7 +303,10 @@ class Domain:
 
     @paging_mempool.setter
     def paging_mempool(self, pages: int | None) -> None:
-        self.p2m.max_tables = pages
+        try:
+            self.p2m.max_tables = pages
+        except (P2MError, TypeError) as error:
+            raise type(error)(str(error).replace("max_tables", "paging_mempool")) from None
 
     def populate(self, gfn: int, nr: int) -> None:
         """Give it ``nr`` pages of RAM from ``gfn`` on, in mappings of ``page_order`` at the most.
@@ -330,8 +338,10 @@ class Domain:
     ) -> None:
         """Map RAM of another domain, and hold it while it is mapped (Xen's
         xenmem_add_to_physmap_one, XENMAPSPACE_gmfn_foreign). Raises as :meth:`populate`, and
-        ValueError where the other domain has no RAM."""
+        ValueError where the other domain has no RAM, or is this one."""
         self._check_alive()
+        if other is self:
+            raise ValueError(f"other must be another domain than {self.id}")
         kind = P2MType.MAP_FOREIGN_RW if writable else P2MType.MAP_FOREIGN_RO
         self._memory.map_of(gfn, nr, other, other_gfn, kind)
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from p2mfast._engine import P2M
-from p2mfast.errors import DomainStateError
+from p2mfast.errors import DomainStateError, OutOfRange
 from p2mfast.hypervisor.aborts import MmioHandler
 from p2mfast.hypervisor.events import DomainEvent, EventLog
-from p2mfast.hypervisor.flushing import Flusher, cut
+from p2mfast.hypervisor.flushing import Flusher, Runs, cut, pages_of
 from p2mfast.hypervisor.frames import Extent, FrameTable
 from p2mfast.types import RUN_DTYPE, EventKind, P2MType
 from p2mfast.units import PAGE_SIZE, format_size
@@ -168,18 +167,21 @@ class GuestMemory:
         """Pages of another domain, held as long as they are mapped here; all of them or none."""
         check_bank((gfn, nr), "gfn")
         check_bank((other_gfn, nr), "other_gfn")
+        for name, first, p2m in (("gfn", gfn, self._p2m), ("other_gfn", other_gfn, other.p2m)):
+            if first + nr > 1 << (p2m.ipa_bits - 12):
+                words = f"{name} {first:#x}: {nr:#x} pages reach beyond {p2m.ipa_bits} bits"
+                raise OutOfRange(words, name, first)
         self._check_free(gfn, nr)
         if other.dying:
             raise DomainStateError(f"domain {other.id} is dying: its pages cannot be mapped")
-        offsets = np.arange(nr, dtype=np.uint64)
-        rows = other.p2m.get_entries(offsets + np.uint64(other_gfn))
-        bad = np.flatnonzero((rows["type"] != P2MType.RAM_RW) & (rows["type"] != P2MType.RAM_RO))
-        if bad.size:
+        runs = _ram_of(other.p2m, other_gfn, nr)
+        if pages_of(runs) < nr:
             raise ValueError(
-                f"other_gfn {other_gfn + int(bad[0]):#x} is no RAM of domain {other.id}"
+                f"other_gfn {other_gfn:#x}: not all of {nr:#x} pages are RAM of domain {other.id}"
             )
-        mfns = np.ascontiguousarray(rows["mfn"])
-        extents = _extents_of(mfns)
+        extents = [(int(run["mfn"]), int(run["nr"])) for run in runs]
+        mfns = np.concatenate([np.arange(m, m + n, dtype=np.uint64) for m, n in extents])
+        offsets = np.arange(nr, dtype=np.uint64)
         held = 0
         try:
             for mfn, pages in extents:
@@ -220,12 +222,10 @@ class GuestMemory:
         for grant, (pages, _) in self._grants.items():
             if grant < gfn + nr and gfn < grant + pages:
                 raise ValueError(f"gfn {gfn:#x}: {nr:#x} pages overlap a grant at {grant:#x}")
-        mapped = self._p2m.mapped_runs()
-        ram = mapped[(mapped["type"] == P2MType.RAM_RW) | (mapped["type"] == P2MType.RAM_RO)]
-        inside, _ = cut(ram[["gfn", "mfn", "nr"]].astype(RUN_DTYPE), gfn, nr)
+        ram = _ram_of(self._p2m, gfn, nr)
         self._flusher.clean_before_change(gfn, nr)
         self._p2m.set_entry(gfn, nr, None)
-        self._frames.release([(int(run["mfn"]), int(run["nr"])) for run in inside])
+        self._frames.release([(int(run["mfn"]), int(run["nr"])) for run in ram])
         self.settle()
         self._log.add(DomainEvent.UNMAPPED, gfn=gfn, nr=nr)
 
@@ -270,6 +270,9 @@ class GuestMemory:
         return bool(self._regions)
 
 
-def _extents_of(mfns: npt.NDArray[np.uint64]) -> list[Extent]:
-    starts = np.flatnonzero(np.diff(mfns) != 1) + 1
-    return [(int(part[0]), len(part)) for part in np.split(mfns, starts)]
+def _ram_of(p2m: P2M, gfn: int, nr: int) -> Runs:
+    """The RAM mapped in [gfn, gfn + nr), ascending."""
+    mapped = p2m.mapped_runs()
+    ram = mapped[(mapped["type"] == P2MType.RAM_RW) | (mapped["type"] == P2MType.RAM_RO)]
+    inside, _ = cut(ram[["gfn", "mfn", "nr"]].astype(RUN_DTYPE), gfn, nr)
+    return inside
