@@ -107,28 +107,43 @@ int p2mfast_mem_access_enabled(const p2mfast_t *p2m)
     return __atomic_load_n(&p2m->mem_access, __ATOMIC_RELAXED);
 }
 
-/* Tables that splitting every superpage of [gfn, end) takes; CORRUPT_TREE: it leads outside. */
-static uint64_t tables_to_split(const struct p2mfast *p2m, uint64_t gfn, uint64_t end)
+/* Tables that splitting every superpage of [gfn, end) takes are added to *tables; pages for the
+ * access of what is mapped there are linked (none for RWX). */
+static int visit_mapped(struct p2mfast *p2m, uint64_t gfn, uint64_t end, unsigned access,
+                        uint64_t *tables)
 {
     const struct geometry *geometry = &p2m->geometry;
-    uint64_t tables = 0;
+    int error = 0;
     struct walk walk;
 
-    while (gfn < end) {
+    while (gfn < end && !error) {
         enum walk_outcome outcome = p2m_walk(p2m, WALK_SOFTWARE, gfn, &walk);
         uint64_t next = min_u64(end, next_boundary(gfn, level_order(geometry, walk.level)));
 
         if (outcome == WALK_FAULT)
-            return CORRUPT_TREE;
+            return P2MFAST_ERROR_CORRUPT;
         if (outcome == WALK_LEAF)
             for (int level = walk.level; level < LEAF_LEVEL; level++)
-                tables += ((next - 1) >> level_order(geometry, level)) -
-                          (gfn >> level_order(geometry, level)) + 1;
+                *tables += ((next - 1) >> level_order(geometry, level)) -
+                           (gfn >> level_order(geometry, level)) + 1;
         if (walk.level == LEAF_LEVEL) /* and so are its neighbours in that table */
             next = min_u64(end, next_boundary(gfn, level_order(geometry, LEAF_LEVEL - 1)));
+        if (outcome == WALK_LEAF || walk.level == LEAF_LEVEL)
+            error = access_reserve(p2m, gfn, next - gfn, access);
         gfn = next;
     }
-    return tables;
+    return error;
+}
+
+/* Everything that could still fail. */
+static int reserve(struct p2mfast *p2m, uint64_t gfn, uint64_t end, unsigned access)
+{
+    uint64_t tables = 0;
+    int error = visit_mapped(p2m, gfn, end, P2MFAST_ACCESS_RWX, &tables);
+
+    if (!error)
+        error = update_reserve(p2m, tables, 0);
+    return error ? error : visit_mapped(p2m, gfn, end, access, &tables);
 }
 
 /* What is mapped of [gfn, end) in one last table: other rights, the rest stays. */
@@ -151,10 +166,8 @@ static void change_rights(struct p2mfast *p2m, uint64_t *words, uint64_t gfn, ui
 static int set_mem_access(struct p2mfast *p2m, uint64_t gfn, uint64_t end, unsigned access)
 {
     unsigned table_order = level_order(&p2m->geometry, LEAF_LEVEL - 1);
-    int error = update_reserve(p2m, tables_to_split(p2m, gfn, end), 0);
+    int error = reserve(p2m, gfn, end, access);
 
-    if (!error)
-        error = access_reserve(p2m, gfn, end - gfn, access);
     if (error)
         return error;
     while (gfn < end) {

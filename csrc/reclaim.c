@@ -4,6 +4,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "access.h"
 #include "p2m.h"
 
 void p2m_report_removed(struct p2mfast *p2m, uint64_t pte, int level, uint64_t gfn)
@@ -88,6 +89,7 @@ static uint64_t remove_leaves(struct p2mfast *p2m, uint64_t *gfn, uint64_t end, 
     if (outcome != WALK_LEAF && walk.level != LEAF_LEVEL)
         return 1;
     words = table + level_index(geometry, walk.level, start);
+    access_set(p2m, start, n << order, P2MFAST_ACCESS_RWX);
     p2m->stats.mappings[walk.level] -= p2m->vec->count(words, n, geometry->type_mask, &any);
     for (uint64_t i = 0; p2m->counted && i < n; i++)
         p2m_report_removed(p2m, words[i], walk.level, start + (i << order));

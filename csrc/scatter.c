@@ -202,7 +202,9 @@ static void record_access(struct p2mfast *p2m, const uint64_t *gfns, const uint6
                           unsigned access)
 {
     for (size_t i = 0; p2m->mem_access && i < n; i++)
-        access_set(p2m, read_gfn(p2m, &gfns[i]), 1, removes(mfns[i]) ? P2MFAST_ACCESS_RWX : access);
+        access_set(p2m, read_gfn(p2m, &gfns[i]), 1,
+                   removes(__atomic_load_n(&mfns[i], __ATOMIC_RELAXED)) ? P2MFAST_ACCESS_RWX
+                                                                        : access);
 }
 
 static bool in_range(const struct p2mfast *p2m, const uint64_t *gfns, const uint64_t *mfns,

@@ -230,6 +230,7 @@ class Model:
         while at <= self.max and (budget is None or passed < max(budget, 1)):
             leaf, level, _ = self.find(at)
             if leaf:
+                self.keep(at >> shift(level) << shift(level), 1 << shift(level), 7)
                 self.put(at >> shift(level) << shift(level), shift(level), None)
             at, passed = next_block(at, shift(level)), passed + 1
         self.lowest = at

@@ -8,6 +8,7 @@ import gc
 import pickle
 import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -407,3 +408,31 @@ def test_an_entry_is_a_record() -> None:
         arguments[index] = bad
         with pytest.raises((ValueError, pf.OutOfRange), match=name):
             pf.Entry(*arguments)
+
+
+def test_access_is_kept_only_where_something_is_mapped() -> None:
+    """A byte a page for 1 TiB would be 256 MiB."""
+    p2m = pf.P2M()
+    p2m.set_entry(5, 1, 5)
+    p2m.set_entry(1 << 27, 1024, 1 << 20)
+
+
+    def resident_pages() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    before = resident_pages()
+    p2m.set_mem_access(0, 1 << 28, pf.Access.R)
+    assert resident_pages() - before < 10_000
+    assert p2m.get_entry(5).access is p2m.get_entry((1 << 27) + 1023).access is pf.Access.R
+    assert p2m.get_entry(6).access is None
+
+
+def test_relinquished_pages_start_anew() -> None:
+    p2m = pf.P2M()
+    p2m.set_mem_access(0, 1, pf.Access.R)
+    p2m.set_entry(0, 1, 5, access=pf.Access.R)
+    assert p2m.relinquish()
+    p2m.enable_mem_access(False)
+    p2m.set_entry(0, 1, 5)
+    p2m.enable_mem_access()
+    assert p2m.get_entry(0).access is pf.Access.RWX
