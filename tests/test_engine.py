@@ -416,7 +416,6 @@ def test_access_is_kept_only_where_something_is_mapped() -> None:
     p2m.set_entry(5, 1, 5)
     p2m.set_entry(1 << 27, 1024, 1 << 20)
 
-
     def resident_pages() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1])
 
