@@ -175,7 +175,7 @@ class Domain:
 
     @property
     def state(self) -> str:
-        """ "running", "paused", "crashed", "dying" or "destroyed"."""
+        """One of "running", "paused", "crashed", "dying" and "destroyed"."""
         if self.dying:
             return "destroyed" if self._destroyed else "dying"
         if self.crashed:
