@@ -46,6 +46,16 @@ engine = Extension(
     depends=[*glob("csrc/**/*.h", recursive=True), *glob("p2mfast/*.pxi")],
 )
 
+image = Extension(
+    "p2mfast._image",
+    sources=["p2mfast/_image.pyx", *(f"csrc/{name}.c" for name in ("image", "geometry", "vec"))],
+    include_dirs=["csrc", "csrc/include", np.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+    extra_compile_args=flags,
+    extra_link_args=link,
+    depends=glob("csrc/**/*.h", recursive=True),
+)
+
 limits = Extension(
     "p2mfast._limits",
     sources=["p2mfast/_limits.pyx"],
@@ -55,4 +65,4 @@ limits = Extension(
     extra_link_args=link,
 )
 
-setup(ext_modules=cythonize([engine, limits], compiler_directives={"language_level": 3}))
+setup(ext_modules=cythonize([engine, image, limits], compiler_directives={"language_level": 3}))

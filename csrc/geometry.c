@@ -12,11 +12,15 @@
 
 #define VTCR_RES1 ((uint64_t)1 << 31)
 #define VTCR_VS ((uint64_t)1 << 19) /* 16-bit VMIDs */
+#define VTCR_DS ((uint64_t)1 << 32) /* LPA2 */
 #define VTCR_PS_SHIFT 16
+#define VTCR_TG0 ((uint64_t)3 << 14) /* 0: 4 KiB */
 #define VTCR_SH0_INNER ((uint64_t)3 << 12)
 #define VTCR_ORGN0_WBWA ((uint64_t)1 << 10)
 #define VTCR_IRGN0_WBWA ((uint64_t)1 << 8)
 #define VTCR_SL0_SHIFT 6
+#define VTCR_T0SZ ((uint64_t)0x3f)
+#define MAX_ROOT_PAGES 16u
 #define VTTBR_VMID_SHIFT 48
 
 static const struct {
@@ -38,6 +42,23 @@ static int physical_size_encoding(unsigned pa_bits)
     return -1;
 }
 
+static void lay_out(struct geometry *geometry, unsigned ipa_bits, unsigned pa_bits, int root_level,
+                    unsigned root_pages)
+{
+    geometry->ipa_bits = (uint8_t)ipa_bits;
+    geometry->pa_bits = (uint8_t)pa_bits;
+    geometry->root_level = (int8_t)root_level;
+    geometry->root_pages = (uint16_t)root_pages;
+    for (int level = MIN_LEVEL; level <= LEAF_LEVEL; level++)
+        geometry->order[level - MIN_LEVEL] = (uint8_t)GRANULE_ORDER(level);
+    geometry->gfn_limit = (uint64_t)1 << (ipa_bits - PAGE_SHIFT);
+    geometry->mfn_limit = (PTE_ADDRESS >> PAGE_SHIFT) + 1;
+    geometry->index_mask = TABLE_WORDS - 1;
+    geometry->root_mask = (uint64_t)TABLE_WORDS * root_pages - 1;
+    geometry->address_mask = PTE_ADDRESS;
+    geometry->type_mask = PTE_TYPE;
+}
+
 int geometry_init(struct geometry *geometry, unsigned ipa_bits, unsigned pa_bits, unsigned vmid)
 {
     int ps = physical_size_encoding(pa_bits);
@@ -52,22 +73,55 @@ int geometry_init(struct geometry *geometry, unsigned ipa_bits, unsigned pa_bits
     if (vmid > 0xffff)
         return P2MFAST_ERROR_ARGUMENT;
 
-    geometry->ipa_bits = (uint8_t)ipa_bits;
-    geometry->pa_bits = (uint8_t)pa_bits;
-    geometry->root_level = layouts[i].root_level;
-    geometry->root_pages = layouts[i].root_pages;
-    for (int level = MIN_LEVEL; level <= LEAF_LEVEL; level++)
-        geometry->order[level - MIN_LEVEL] = (uint8_t)GRANULE_ORDER(level);
-    geometry->gfn_limit = (uint64_t)1 << (ipa_bits - PAGE_SHIFT);
-    geometry->mfn_limit = (PTE_ADDRESS >> PAGE_SHIFT) + 1;
-    geometry->index_mask = TABLE_WORDS - 1;
-    geometry->root_mask = (uint64_t)TABLE_WORDS * geometry->root_pages - 1;
-    geometry->address_mask = PTE_ADDRESS;
-    geometry->type_mask = PTE_TYPE;
+    lay_out(geometry, ipa_bits, pa_bits, layouts[i].root_level, layouts[i].root_pages);
     /* SL0 counts the start level backwards for the 4 KiB granule: 0 is level 2, 2 is level 0. */
     geometry->vtcr = VTCR_RES1 | (vmid > 0xff ? VTCR_VS : 0) | (uint64_t)ps << VTCR_PS_SHIFT |
                      VTCR_SH0_INNER | VTCR_ORGN0_WBWA | VTCR_IRGN0_WBWA |
                      (uint64_t)(2 - geometry->root_level) << VTCR_SL0_SHIFT | (64 - ipa_bits);
+    return 0;
+}
+
+/* T0SZ as VTCR_EL2 has it, 64 - ipa_bits, or as AArch32's VTCR: 32 - ipa_bits in four bits and the
+ * sign. From 33 to 40 bits of IPA the two agree; below, AArch32's has values that the other has
+ * not. 0: neither. */
+static unsigned input_size(uint64_t vtcr)
+{
+    unsigned t0sz = vtcr & VTCR_T0SZ;
+
+    if (t0sz < 8)
+        return 32 - t0sz;
+    return t0sz < 16 || t0sz > 39 ? 0 : 64 - t0sz;
+}
+
+/* PS 0 says 32 bits; but a VTCR without PS is AArch32's, which has 40, and no core has more input
+ * than output. */
+static unsigned output_size(uint64_t vtcr, unsigned ipa_bits)
+{
+    unsigned ps = vtcr >> VTCR_PS_SHIFT & 7;
+
+    if (ps == 0)
+        return ipa_bits > 32 || (vtcr & VTCR_T0SZ) < 8 ? 40 : 32;
+    return ps < sizeof(physical_sizes) ? physical_sizes[ps] : 48;
+}
+
+int geometry_from_vtcr(struct geometry *geometry, uint64_t vtcr, unsigned pa_bits)
+{
+    unsigned ipa_bits = input_size(vtcr);
+    int root_level = 2 - (int)(vtcr >> VTCR_SL0_SHIFT & 3);
+    unsigned words_log2;
+    unsigned pages;
+
+    if (pa_bits && physical_size_encoding(pa_bits) < 0)
+        return P2MFAST_ERROR_PA_BITS;
+    if (!ipa_bits || root_level < 0 || vtcr & (VTCR_TG0 | VTCR_DS) ||
+        ipa_bits - PAGE_SHIFT <= (unsigned)GRANULE_ORDER(root_level))
+        return P2MFAST_ERROR_IPA_BITS;
+    words_log2 = ipa_bits - PAGE_SHIFT - (unsigned)GRANULE_ORDER(root_level);
+    pages = words_log2 > 9 ? 1u << (words_log2 - 9) : 1;
+    if (pages > MAX_ROOT_PAGES)
+        return P2MFAST_ERROR_IPA_BITS;
+    lay_out(geometry, ipa_bits, pa_bits ? pa_bits : output_size(vtcr, ipa_bits), root_level, pages);
+    geometry->vtcr = vtcr;
     return 0;
 }
 

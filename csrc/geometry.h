@@ -40,6 +40,11 @@ struct geometry {
 /* 0, or a negative enum p2mfast_error that names the wrong argument. */
 int geometry_init(struct geometry *geometry, unsigned ipa_bits, unsigned pa_bits, unsigned vmid);
 
+/* What VTCR_EL2 says, whoever wrote it; AArch32's VTCR as well, whose fields agree where it has
+ * them. pa_bits 0: by VTCR.PS. P2MFAST_ERROR_IPA_BITS: another granule than 4 KiB, an input size or
+ * a start level that it does not have, or LPA2. P2MFAST_ERROR_PA_BITS: as geometry_init. */
+int geometry_from_vtcr(struct geometry *geometry, uint64_t vtcr, unsigned pa_bits);
+
 /* VTTBR_EL2 for root tables at this frame. */
 uint64_t geometry_vttbr(uint64_t root_mfn, unsigned vmid);
 

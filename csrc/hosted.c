@@ -332,6 +332,19 @@ void p2mfast_tables(p2mfast_t *p2m, const uint64_t **first, uint64_t *rows, uint
     p2m_unlock(p2m);
 }
 
+uint64_t p2mfast_copy_tables(p2mfast_t *p2m, uint64_t *words, uint64_t capacity)
+{
+    const struct arena *arena = &((struct hosted *)p2m)->arena;
+    uint64_t rows;
+
+    p2m_lock(p2m);
+    rows = arena->in_range;
+    for (uint64_t i = 0; i < min_u64(rows, capacity) * TABLE_WORDS; i++)
+        words[i] = __atomic_load_n(&arena->memory[i], __ATOMIC_RELAXED);
+    p2m_unlock(p2m);
+    return rows;
+}
+
 size_t p2mfast_pending_events(p2mfast_t *p2m)
 {
     const struct queue *queue = &((struct hosted *)p2m)->queue;

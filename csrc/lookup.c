@@ -10,6 +10,7 @@
 #include "access.h"
 #include "approach.h"
 #include "lookup.h"
+#include "translation.h"
 
 /* ---- What a GFN is mapped to ---- */
 
@@ -97,37 +98,6 @@ int p2mfast_get_entry(const p2mfast_t *p2m, uint64_t gfn, p2mfast_entry_t *entry
 }
 
 /* ---- The MMU's view ---- */
-
-/* What is left to check once the walk has found a leaf, in the architecture's order
- * (Arm ARM D8.15, MMU fault prioritization: access flag before permission). */
-static inline enum p2mfast_fault leaf_fault(uint64_t pte, unsigned access)
-{
-    if (!(pte & PTE_AF))
-        return P2MFAST_FAULT_ACCESS_FLAG;
-    return pte_permits(pte, access) ? P2MFAST_FAULT_NONE : P2MFAST_FAULT_PERMISSION;
-}
-
-static inline void set_fault(p2mfast_translation_t *result, int level, unsigned fault)
-{
-    *result = (p2mfast_translation_t){0, 0, (int8_t)level, (uint8_t)fault, {0}};
-}
-
-static inline void set_translation(const struct geometry *geometry, const struct walk *walk,
-                                   uint64_t ipa, unsigned access, p2mfast_translation_t *result)
-{
-    enum p2mfast_fault fault = leaf_fault(walk->pte, access);
-
-    if (fault) {
-        set_fault(result, walk->level, fault);
-        return;
-    }
-    *result = (p2mfast_translation_t){walk_leaf_mfn(geometry, walk) << PAGE_SHIFT |
-                                          (ipa & (TABLE_BYTES - 1)),
-                                      walk->pte & ~geometry->address_mask,
-                                      (int8_t)walk->level,
-                                      P2MFAST_FAULT_NONE,
-                                      {0}};
-}
 
 void lookup_read_translation(const struct p2mfast *p2m, uint64_t ipa, unsigned access,
                              p2mfast_translation_t *result)

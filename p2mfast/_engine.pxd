@@ -102,6 +102,7 @@ cdef extern from "p2mfast/p2mfast.h" nogil:
     void p2mfast_get_stats(p2mfast_t *p2m, p2mfast_stats_t *stats)
     void p2mfast_tables(p2mfast_t *p2m, const uint64_t **first, uint64_t *rows,
                         uint64_t *base_mfn)
+    uint64_t p2mfast_copy_tables(p2mfast_t *p2m, uint64_t *words, uint64_t capacity)
     int p2mfast_get_entry(const p2mfast_t *p2m, uint64_t gfn, p2mfast_entry_t *entry)
     int p2mfast_get_entries(const p2mfast_t *p2m, const uint64_t *gfns, size_t n,
                             p2mfast_entry_t *entries)

@@ -241,6 +241,20 @@ cdef class P2M:
         view.flags.writeable = False
         return view
 
+    def copy_tables(self):
+        """A copy of :attr:`tables` as they are at one moment, whatever other threads do."""
+        cdef uint64_t found = len(self.tables)
+        cdef uint64_t rows = 0
+        cdef cnp.ndarray copy = np.empty((0, 512), np.uint64)
+        cdef uint64_t *target
+        while found > rows:
+            rows = found
+            copy = np.empty((rows, 512), np.uint64)
+            target = <uint64_t *>cnp.PyArray_DATA(copy)
+            with nogil:
+                found = p2mfast_copy_tables(self._p2m, target, rows)
+        return copy
+
     # ---- Look-ups ----
 
     def get_entry(self, gfn):

@@ -98,3 +98,7 @@ class DomainStateError(P2MError):
 
 class TraceError(P2MError, ValueError):
     """A file is no recorded guest that this version can replay."""
+
+
+class ImageError(P2MError, ValueError):
+    """No stage-2 tables can be read in a file or a memory: what is wrong with it, and where."""

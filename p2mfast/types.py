@@ -6,6 +6,7 @@ import enum
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 INVALID_MFN = 2**64 - 1
 """No machine frame, in arrays (scalars use ``None``)."""
@@ -196,3 +197,73 @@ EVENT_DTYPE = np.dtype(
 
 ACCESS_DTYPE = np.dtype([("traps", "u1"), ("fault", "u1")])
 """Rows of :meth:`P2M.access_many`: faults resolved for the access, and the one that is left."""
+
+EXTENT_DTYPE = np.dtype(
+    [
+        ("gfn", "<u8"),
+        ("mfn", "<u8"),
+        ("nr", "<u8"),
+        ("attrs", "<u8"),
+        ("level", "i1"),
+        ("valid", "?"),
+        ("reachable", "?"),
+    ],
+    align=True,
+)
+"""Rows of :meth:`Image.extents`."""
+
+RANGE_DTYPE = np.dtype(
+    [
+        ("gfn", "<u8"),
+        ("mfn", "<u8"),
+        ("nr", "<u8"),
+        ("attrs", "<u8"),
+        ("valid", "<u8"),
+        ("reachable", "<u8"),
+        ("by_level", "<u8", (4,)),
+    ]
+)
+"""Rows of :meth:`Image.ranges`."""
+
+TABLE_DTYPE = np.dtype(
+    [
+        ("pa", "<u8"),
+        ("gfn", "<u8"),
+        ("level", "i1"),
+        ("valid", "?"),
+        ("reachable", "?"),
+    ],
+    align=True,
+)
+"""Rows of :meth:`Image.tables`."""
+
+FINDING_DTYPE = np.dtype(
+    [
+        ("gfn", "<u8"),
+        ("value", "<u8"),
+        ("table", "<u8"),
+        ("index", "<u2"),
+        ("kind", "u1"),
+        ("level", "i1"),
+    ],
+    align=True,
+)
+"""Findings of a scan, as csrc/image.h has them."""
+
+WALK_STEP_DTYPE = np.dtype(
+    [
+        ("table", "<u8"),
+        ("descriptor", "<u8"),
+        ("index", "<u2"),
+        ("level", "i1"),
+        ("inside", "?"),
+    ],
+    align=True,
+)
+"""Rows of a walk, as csrc/image.h has them."""
+
+
+def type_of(attrs: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The p2m types of descriptors, or of what is left of them without their addresses: bits
+    58:55."""
+    return attrs >> np.uint64(55) & np.uint64(0xF)

@@ -205,6 +205,10 @@ void p2mfast_get_stats(p2mfast_t *p2m, p2mfast_stats_t *stats);
  * the MMU. They stay mapped at that place for the P2M's life. */
 void p2mfast_tables(p2mfast_t *p2m, const uint64_t **first, uint64_t *rows, uint64_t *base_mfn);
 
+/* A consistent copy of the first `capacity` of those rows, under the lock. Returns how many rows
+ * there are. */
+uint64_t p2mfast_copy_tables(p2mfast_t *p2m, uint64_t *words, uint64_t capacity);
+
 /* ---- Look-ups: never block ------------------------------------------------------------------ */
 
 /* What gfn is mapped to. P2MFAST_ERROR_RANGE: gfn is beyond the IPA space. */
