@@ -1,7 +1,16 @@
 """p2mfast: an Arm stage-2 page-table engine with Xen's P2M semantics."""
 
+from p2mfast import image
 from p2mfast._engine import P2M, Entry
-from p2mfast.errors import MappingMismatch, OutOfRange, OutOfTables, P2MError, Stage2Fault
+from p2mfast.descriptor import Descriptor, decode
+from p2mfast.errors import (
+    ImageError,
+    MappingMismatch,
+    OutOfRange,
+    OutOfTables,
+    P2MError,
+    Stage2Fault,
+)
 from p2mfast.hypervisor.aborts import AbortResult, MmioAccess, Outcome
 from p2mfast.hypervisor.cache import CacheGeometry
 from p2mfast.hypervisor.domain import Domain
@@ -31,6 +40,7 @@ __all__ = [
     "Access",
     "Attributes",
     "CacheGeometry",
+    "Descriptor",
     "Domain",
     "DomainEvent",
     "Entry",
@@ -38,6 +48,7 @@ __all__ = [
     "FaultKind",
     "Flush",
     "Host",
+    "ImageError",
     "MappingMismatch",
     "MmioAccess",
     "OutOfRange",
@@ -51,4 +62,6 @@ __all__ = [
     "Translation",
     "VCpu",
     "Violation",
+    "decode",
+    "image",
 ]

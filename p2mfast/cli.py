@@ -1,4 +1,5 @@
-"""The command line. Exit status: 0 fine, 2 a mistake in the call or unreadable input."""
+"""The command line. Exit status: 0 fine, 1 findings, 2 a mistake in the call or unreadable
+input."""
 
 from __future__ import annotations
 
@@ -7,17 +8,20 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
-from p2mfast import P2M, __version__
+from p2mfast import P2M, __version__, image
 from p2mfast.errors import TraceError
 from p2mfast.experiment import bench, loops, report, trace
 from p2mfast.experiment.cost import CostModel
 from p2mfast.experiment.replay import Run, replay, to_json
 from p2mfast.hypervisor.policy import Policy
+from p2mfast.image import report as image_report
 
+FINDINGS = 1
 USAGE_ERROR = 2
 _DEFAULT_ORDERS = (0, 9)
 
@@ -65,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", metavar="FILE", type=Path, help="write all results to FILE")
     command.set_defaults(run=_replay)
+    _add_inspect(commands)
     command = commands.add_parser(
         "bench",
         help="time the engine's loops against the hardware's limits",
@@ -80,6 +85,70 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", metavar="FILE", type=Path, help="write all results to FILE")
     command.set_defaults(run=_bench)
     return parser
+
+
+def _add_inspect(commands: Any) -> None:
+    command = commands.add_parser(
+        "inspect",
+        help="read stage-2 tables from a dump: the map, totals, what is wrong with them",
+        description="Read the stage-2 tables in an image: one that p2mfast saved, an .npz of table"
+        " pages, an ELF core, or raw memory such as QEMU's pmemsave writes. Prints the map as"
+        " coalesced ranges, totals by type and size, and structural faults. Exit status 1: there"
+        " are such faults, or differences.",
+    )
+    command.add_argument("image", metavar="IMAGE", type=Path)
+    for name, words in (
+        ("vttbr", "VTTBR_EL2, where the image does not say it"),
+        ("vtcr", "VTCR_EL2 (or --ipa-bits)"),
+        ("ipa-bits", "size of the guest's physical address space"),
+        ("base", "of raw memory: physical address of the first byte"),
+    ):
+        command.add_argument(f"--{name}", type=_number, metavar="N", help=words)
+    command.add_argument(
+        "--walk", type=_number, metavar="IPA", help="spell out each descriptor on the way to IPA"
+    )
+    command.add_argument(
+        "--diff", type=Path, metavar="OTHER", help="what OTHER, another image, maps differently"
+    )
+    command.add_argument("--all", action="store_true", help="print every range, however many")
+    command.add_argument("--json", action="store_true", help="print JSON instead")
+    command.set_defaults(run=_inspect)
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number (0x... for hexadecimal)") from None
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    options = {name: getattr(arguments, name) for name in ("vttbr", "vtcr", "ipa_bits", "base")}
+    loaded = image.load(arguments.image, **options)
+    console = Console()
+    rows = sys.maxsize if arguments.all else image_report.MOST_ROWS
+    if arguments.walk is not None:
+        if arguments.json:
+            steps = image_report.walk_json(loaded, arguments.walk)
+            print(json.dumps({"version": 1, "ipa": arguments.walk, "walk": steps}))
+        else:
+            image_report.print_walk(console, loaded, arguments.walk)
+        return 0
+    if arguments.diff is not None:
+        other = image.load(arguments.diff, **options)
+        differences = image.difference(loaded, other)
+        if arguments.json:
+            found = image_report.difference_json(loaded, other)
+            print(json.dumps({"version": 1, "differences": found}))
+        else:
+            names = (str(arguments.image), str(arguments.diff))
+            image_report.print_difference(console, names, differences, rows)
+        return FINDINGS if len(differences) else 0
+    if arguments.json:
+        print(json.dumps(image_report.to_json(loaded)))
+    else:
+        image_report.print_image(console, str(arguments.image), loaded, rows)
+    return FINDINGS if loaded.found else 0
 
 
 def _run_all(

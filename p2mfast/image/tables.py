@@ -286,27 +286,22 @@ class Image:
     def totals(self) -> list[Total]:
         """Leaves and pages by type, level and state, in that order."""
         extents = self.extents()
-        keys = np.stack(
-            [
-                type_of(extents["attrs"]).astype(np.int64),
+        shape = (16, 4, 2, 2)
+        key = np.ravel_multi_index(
+            (
+                type_of(extents["attrs"]).astype(np.intp),
                 extents["level"],
-                extents["valid"],
-                extents["reachable"],
-            ]
+                extents["valid"].view(np.uint8),
+                extents["reachable"].view(np.uint8),
+            ),
+            shape,
         )
-        distinct, which = np.unique(keys, axis=1, return_inverse=True)
-        pages = np.zeros(distinct.shape[1], np.uint64)
-        np.add.at(pages, which.reshape(-1), extents["nr"])
+        # The sums are exact: no space has 2**53 pages.
+        pages = np.bincount(key, extents["nr"].astype(np.float64), np.prod(shape)).reshape(shape)
         return [
-            Total(
-                int(kind),
-                int(level),
-                bool(valid),
-                bool(reachable),
-                int(n) >> 9 * (3 - int(level)),
-                int(n),
-            )
-            for (kind, level, valid, reachable), n in zip(distinct.T, pages, strict=True)
+            Total(kind, level, bool(valid), bool(reachable), n >> 9 * (3 - level), n)
+            for kind, level, valid, reachable in np.argwhere(pages).tolist()
+            for n in [int(pages[kind, level, valid, reachable])]
         ]
 
     def findings(self) -> list[Finding]:
