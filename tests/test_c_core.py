@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -38,6 +39,13 @@ def test_c_program(program):
     output = run("run.sh", program, VARIANTS="plain")
     assert output.rstrip().endswith(" passed, 0 failed")
     assert not output.rstrip().endswith("\n0 passed, 0 failed")
+
+
+def test_a_million_hostile_images():
+    output = run("run.sh", "test_image", VARIANTS="plain")
+    images, findings = re.search(r"^(\d+) images, (\d+) findings$", output, re.M).groups()
+    assert int(images) == 1_000_000
+    assert int(findings) > int(images)
 
 
 def test_core_is_freestanding():

@@ -30,7 +30,10 @@ def read(header: Path) -> tuple[dict[str, Any], Pieces, list[str]]:
         raise ImageError(f'{where}: "file" must name a file beside it, not {name!r:.60}')
     if not isinstance(segments, list) or not all(isinstance(item, dict) for item in segments):
         raise ImageError(f'{where}: "segments" must be a list of objects')
-    data = map_file(header.parent / name)
+    try:
+        data = map_file(header.parent / name)
+    except (OSError, ValueError) as error:  # missing, empty, a name that no file can have
+        raise ImageError(f'{where}: "file": {error}') from None
     pieces: Pieces = []
     truncated = []
     for segment in segments:

@@ -31,6 +31,7 @@ done
 # The core's tests bring a platform of their own; the library's bring nothing.
 test_core=("$here"/{test_core,harness,pool,tlb}.c "$here"/core_*.c "${core[@]}")
 test_hosted=("$here"/{test_hosted,harness}.c "$csrc"/{arena,hosted}.c "${core[@]}")
+test_image=("$here"/test_image.c "${core[@]}")
 test_access=("$here"/{test_access,harness}.c "$csrc"/{arena,hosted}.c "${core[@]}")
 
 if ! command -v "${cc[0]}" >/dev/null; then
@@ -39,7 +40,7 @@ if ! command -v "${cc[0]}" >/dev/null; then
 fi
 programs=("$@")
 if [[ $# -eq 0 ]]; then
-    programs=(test_core test_hosted test_access)
+    programs=(test_core test_hosted test_access test_image)
 fi
 
 failed=0
