@@ -144,6 +144,12 @@ cdef class P2M:
         return (f"P2M(ipa_bits={self.ipa_bits}, vmid={self.vmid}): {stats.tables} tables,"
                 f" {leaves} mappings at levels 0/1/2/3")
 
+    def _repr_html_(self):
+        # Stands above the engine, and is needed in notebooks alone.
+        from p2mfast.image import Image
+        from p2mfast.image.notebook import html_of
+        return html_of(Image.of(self), repr(self))
+
     # ---- Facts ----
 
     @property

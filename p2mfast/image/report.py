@@ -57,13 +57,20 @@ def rights_words(attributes: Attributes) -> str:
     return "".join(letter if right else "-" for letter, right in zip("rwx", granted, strict=True))
 
 
-def _share(part: int, whole: int) -> str:
+def leaves_words(by_level: Array) -> str:
+    """The sizes of leaves that there are, short: "2M 4K"."""
+    return " ".join(name for level, name in _LEAF_SIZES.items() if by_level[level])
+
+
+def share_words(part: int, whole: int) -> str:
+    """Part of a whole: "all", "none" or percents."""
     if part in (0, whole):
         return "all" if part else "none"
     return f"{min(max(part / whole, 0.001), 0.999):.1%}"
 
 
-def _geometry_words(image: Image) -> str:
+def geometry_words(image: Image) -> str:
+    """The registers, and what they say."""
     roots = "one root table" if image.root_pages == 1 else f"{image.root_pages} root tables"
     return (
         f"VTTBR {image.vttbr:#x}, VTCR {image.vtcr:#x}: {image.ipa_bits}-bit IPA, {roots} at level"
@@ -71,7 +78,8 @@ def _geometry_words(image: Image) -> str:
     )
 
 
-def _tables_words(image: Image) -> str:
+def tables_words(image: Image) -> str:
+    """How many tables there are, and how many of them are armed."""
     tables = image.tables()
     below = tables[tables["level"] > image.root_level]
     valid = int(below["valid"].sum())
@@ -110,8 +118,8 @@ def ranges_table(ranges: Array) -> Table:
             type_name(int(type_of(row["attrs"]))),
             rights_words(attributes),
             memory_words(attributes),
-            " ".join(name for level, name in _LEAF_SIZES.items() if row["by_level"][level]),
-            _share(int(row["reachable"]), int(row["nr"])),
+            leaves_words(row["by_level"]),
+            share_words(int(row["reachable"]), int(row["nr"])),
         )
     return table
 
@@ -141,8 +149,8 @@ def print_image(console: Console, name: str, image: Image, most_rows: int = MOST
     console.print(Text(name, style="bold"))
     if image.source:
         console.print(Text(image.source))
-    console.print(Text(_geometry_words(image)))
-    console.print(Text(_tables_words(image)))
+    console.print(Text(geometry_words(image)))
+    console.print(Text(tables_words(image)))
     ranges = image.ranges()
     console.print(ranges_table(ranges[:most_rows]))
     if len(ranges) > most_rows:
@@ -168,8 +176,9 @@ def print_findings(console: Console, image: Image, most_rows: int = MOST_ROWS) -
 
 def print_walk(console: Console, image: Image, ipa: int) -> None:
     """Each descriptor on the way to an address, bit by bit, and what the MMU says."""
+    steps = image.walk(ipa)
     console.print(Text(f"ipa {ipa:#x}"), style="bold")
-    for step in image.walk(ipa):
+    for step in steps:
         console.print(Text(f"\nword {step.index} of the table at {step.table:#x}"))
         if step.descriptor is None:
             console.print(Text(f"level {step.level}  not in the image"))

@@ -208,6 +208,11 @@ class Image:
             f" {self.memory.describe()}"
         )
 
+    def _repr_html_(self) -> str:
+        from p2mfast.image.notebook import html_of  # noqa: PLC0415 - stands above this file
+
+        return html_of(self, self.source or "stage-2 tables")
+
     # ---- Geometry ----
 
     @property
