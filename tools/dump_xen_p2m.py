@@ -59,6 +59,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--arch", required=True, choices=sorted(BOARDS))
     parser.add_argument("--memory", type=_size, default="2G", help="the RAM of the machine (2G)")
     parser.add_argument("--dom0-memory", type=_size, default="512M", help="dom0's part (512M)")
+    parser.add_argument("--cpu", help="QEMU's name of the core (cortex-a53 or cortex-a15)")
     parser.add_argument(
         "--work", type=Path, metavar="DIR", help="keep the downloads here, and use them again"
     )
@@ -94,10 +95,11 @@ def _dump(arguments: argparse.Namespace, work: Path) -> None:
     arch = arguments.arch
     work.mkdir(parents=True, exist_ok=True)
     files = boot_files(arch, work.resolve())
+    board = BOARDS[arch]._replace(cpu=arguments.cpu or BOARDS[arch].cpu)
     with (
         tempfile.TemporaryDirectory(prefix=f"{arch}-", dir=work) as directory,
         Machine(
-            arch, files, arguments.memory, arguments.dom0_memory, Path(directory).resolve()
+            board, files, arguments.memory, arguments.dom0_memory, Path(directory).resolve()
         ) as machine,
     ):
         deadline = time.monotonic() + arguments.timeout
@@ -107,7 +109,7 @@ def _dump(arguments: argparse.Namespace, work: Path) -> None:
             _save_memory(machine, arguments.pmemsave, arguments.elf_core, Path(directory))
         except (DumpError, OSError) as error:
             raise DumpError(f"{error}\n{machine.last_words()}") from None
-        save(arguments.out, tables, _source(machine, arch, arguments.memory))
+        save(arguments.out, tables, _source(machine, arch, arguments.memory, board.cpu))
     progress(f"{arguments.out}: written")
     print(describe(tables))
     if arguments.pmemsave is not None:
@@ -129,6 +131,7 @@ def _find_tables(machine: Machine, arch: str, dom0_memory: int, deadline: float)
     is one whose tables map all of dom0's memory.
     """
     ram = np.memmap(machine.ram, np.uint64, mode="r")
+    told = ""
     while True:
         machine.qmp("stop")
         refused = []
@@ -143,7 +146,8 @@ def _find_tables(machine: Machine, arch: str, dom0_memory: int, deadline: float)
                 progress(f"stopped: VTTBR {vttbr:#x} VTCR {vtcr:#x}, tables at {root.base:#x}")
                 return tables
             refused.append(f"VTTBR {vttbr:#x}: {mapped_ram(tables) >> 20} MiB of RAM mapped")
-        progress("not dom0's: " + "; ".join(refused))
+        if told != (told := "not dom0's: " + "; ".join(refused)):
+            progress(told)
         if time.monotonic() > deadline:
             raise DumpError("out of time while waiting for a VTTBR that is dom0's")
         machine.qmp("cont")
@@ -169,12 +173,12 @@ def _save_memory(machine: Machine, raw: Path | None, core: Path | None, director
         progress(f"{core}: written")
 
 
-def _source(machine: Machine, arch: str, memory: int) -> str:
+def _source(machine: Machine, arch: str, memory: int, cpu: str) -> str:
     version = re.search(r"Xen version (\S+)", machine.console())
     return (
         f"Xen {version[1] if version else '?'} {arch} (Debian),"
         f" {'64' if arch == 'arm64' else '32'}-bit dom0, {memory / (1024 * MIB):g} GiB machine,"
-        f" {BOARDS[arch].cpu}"
+        f" {cpu}"
     )
 
 

@@ -154,6 +154,8 @@ def _initrd(busybox: bytes) -> bytes:
             _member("dev", directory),
             # Before init runs, the kernel opens this as its standard files.
             _member("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
+            # The standard input of a shell's background jobs.
+            _member("dev/null", stat.S_IFCHR | 0o666, device=(1, 3)),
             _member("proc", directory),
             _member("bin", directory),
             _member("bin/busybox", program, busybox),

@@ -31,7 +31,6 @@ class Board(NamedTuple):
 
 
 BOARDS = {
-    # Not cortex-a57: its erratum 1319367 makes Xen park VTTBR on an empty root now and then.
     "arm64": Board("qemu-system-aarch64", "virt,virtualization=on,gic-version=2", "cortex-a53"),
     "armhf": Board("qemu-system-arm", "virt,virtualization=on,highmem=off", "cortex-a15"),
 }
@@ -50,9 +49,8 @@ class Machine:
     """A QEMU from its start to its certain end (use it in a `with`)."""
 
     def __init__(
-        self, arch: str, files: BootFiles, memory: int, dom0_memory: int, directory: Path
+        self, board: Board, files: BootFiles, memory: int, dom0_memory: int, directory: Path
     ) -> None:
-        board = BOARDS[arch]
         if shutil.which(board.program) is None:
             raise DumpError(f"{board.program} is not there: apt install qemu-system-arm")
         self.ram = directory / "ram"
