@@ -74,8 +74,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("out", type=Path, metavar="OUT.npz")
     arguments = parser.parse_args(words)
-    if arguments.dom0_memory < 128 * MIB or arguments.memory < arguments.dom0_memory + 256 * MIB:
-        parser.error("dom0 needs 128M, and Xen 256M beside it")
+    if arguments.dom0_memory < 128 * MIB or arguments.memory < arguments.dom0_memory + 512 * MIB:
+        parser.error("dom0 needs 128M at least, and Xen 512M beside it")
     if arguments.arch == "armhf" and arguments.memory > 3072 * MIB:
         parser.error("this 32-bit machine has room for 3G of RAM")
     for path in (arguments.out, arguments.pmemsave, arguments.elf_core):
@@ -93,9 +93,10 @@ def _size(text: str) -> int:
 
 def _dump(arguments: argparse.Namespace, work: Path) -> None:
     arch = arguments.arch
+    board = BOARDS[arch]._replace(cpu=arguments.cpu or BOARDS[arch].cpu)
+    board.check()
     work.mkdir(parents=True, exist_ok=True)
     files = boot_files(arch, work.resolve())
-    board = BOARDS[arch]._replace(cpu=arguments.cpu or BOARDS[arch].cpu)
     with (
         tempfile.TemporaryDirectory(prefix=f"{arch}-", dir=work) as directory,
         Machine(

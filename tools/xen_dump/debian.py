@@ -19,13 +19,13 @@ from typing import NamedTuple
 from xen_dump import DumpError, progress
 
 KERNELS = {"arm64": "linux-image-cloud-arm64", "armhf": "linux-image-armmp-lpae"}
-"""Metapackages. On armhf Xen's console needs no driver but what is built in, LPAE it does need."""
+"""Debian's metapackages: each depends on the newest kernel of its kind."""
 
 READY = "p2mfast: dom0 is up"
 """What dom0's init says on the console."""
 
 INIT = f"""#!/bin/busybox sh
-# Keeps every vCPU busy: on an idle CPU, VTTBR may be another domain's.
+# Keeps every vCPU busy: on some cores, Xen parks an idle CPU's VTTBR on an empty root.
 /bin/busybox mount -t proc proc /proc
 /bin/busybox grep ^processor /proc/cpuinfo | while read cpu; do
     (while :; do :; done) &

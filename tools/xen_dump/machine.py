@@ -29,6 +29,11 @@ class Board(NamedTuple):
     machine: str
     cpu: str
 
+    def check(self) -> None:
+        """Refuse to go on without QEMU."""
+        if shutil.which(self.program) is None:
+            raise DumpError(f"{self.program} is not there: apt install qemu-system-arm")
+
 
 BOARDS = {
     "arm64": Board("qemu-system-aarch64", "virt,virtualization=on,gic-version=2", "cortex-a53"),
@@ -51,8 +56,6 @@ class Machine:
     def __init__(
         self, board: Board, files: BootFiles, memory: int, dom0_memory: int, directory: Path
     ) -> None:
-        if shutil.which(board.program) is None:
-            raise DumpError(f"{board.program} is not there: apt install qemu-system-arm")
         self.ram = directory / "ram"
         self._console, self._log = directory / "console", directory / "qemu.log"
         # Not in `directory`: the path of a socket has 107 bytes at most.
