@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,9 +19,7 @@ def test_every_bit_is_in_one_field(raw: int, level: int) -> None:
     fields = pf.decode(raw, level).fields()
     assert fields[0].high == 63
     assert fields[-1].low == 0
-    assert all(
-        above.low == below.high + 1 for above, below in zip(fields, fields[1:], strict=False)
-    )
+    assert all(above.low == below.high + 1 for above, below in pairwise(fields))
     assert sum(field.value << field.low for field in fields) == raw
     assert all(0 <= field.value < 1 << field.high - field.low + 1 for field in fields)
     words = pf.decode(raw, level).explain()
