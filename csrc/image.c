@@ -14,6 +14,9 @@
 #define PTE_RESERVED ((uint64_t)7 << 48)
 #define PTE_TABLE_RESERVED (PTE_RESERVED | (uint64_t)0x1f << 59)
 
+/* Words that are compared at a time. */
+#define GROUP 16
+
 enum { MARK_NEW, MARK_ON_THE_WAY, MARK_DONE };
 
 int image_init(struct image *image, uint64_t vtcr, uint64_t vttbr, unsigned pa_bits,
@@ -191,6 +194,11 @@ static uint64_t count_alike(const struct scan *scan, const struct place *place, 
 
     if (limit == TABLE_WORDS && vec_portable.follows(place->words, TABLE_WORDS, pte, step))
         return TABLE_WORDS;
+    while (n + GROUP <= limit &&
+           vec_portable.follows(&place->words[index + n], GROUP, pte + step, step)) {
+        n += GROUP;
+        pte += GROUP * step;
+    }
     while (n < limit && place->words[index + n] == (pte += step))
         n++;
     return n;
