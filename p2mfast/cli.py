@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from p2mfast import P2M, __version__, image
+from p2mfast import P2M, __version__, image, plot
 from p2mfast.errors import TraceError
 from p2mfast.experiment import bench, loops, report, trace
 from p2mfast.experiment.cost import CostModel
@@ -68,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
         help="replace a figure of the cost model: page_clean_ns, trap_ns or arm_ns",
     )
     command.add_argument("--json", metavar="FILE", type=Path, help="write all results to FILE")
+    command.add_argument(
+        "--plot",
+        metavar="FILE",
+        type=Path,
+        help="draw what was touched and cleaned into FILE (.png, .svg or .pdf; needs matplotlib)",
+    )
     command.set_defaults(run=_replay)
     _add_inspect(commands)
     command = commands.add_parser(
@@ -156,6 +162,7 @@ def _run_all(
     policies: Sequence[Policy],
     orders: Sequence[int],
     cost: CostModel,
+    keep_runs: bool,
 ) -> list[Run]:
     runs = []
     steps = sum(len(guest.timeline) for guest in traces) * len(policies) * len(orders)
@@ -164,7 +171,15 @@ def _run_all(
         for guest in traces:
             for policy in policies:
                 for order in orders:
-                    runs.append(replay(guest, policy, order, cost, lambda: progress.advance(task)))
+                    run = replay(
+                        guest,
+                        policy,
+                        order,
+                        cost,
+                        lambda: progress.advance(task),
+                        keep_runs=keep_runs,
+                    )
+                    runs.append(run)
     return runs
 
 
@@ -173,14 +188,18 @@ def _policy(text: str) -> Policy:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
+    if arguments.plot:
+        plot.check(arguments.plot)  # before the work, not after it
     policies = [_policy(text) for text in arguments.policy or report.STANDARD_POLICIES]
     cost = CostModel.parse(arguments.cost)
     orders = _DEFAULT_ORDERS if arguments.page_order is None else (arguments.page_order,)
     traces = [trace.load(source) for source in arguments.trace]
-    runs = _run_all(traces, policies, orders, cost)
+    runs = _run_all(traces, policies, orders, cost, keep_runs=arguments.plot is not None)
     report.print_runs(Console(), runs, cost)
     if arguments.json:
         arguments.json.write_text(json.dumps(to_json(runs, cost), indent=1) + "\n")
+    if arguments.plot:
+        plot.plot_replay(runs, arguments.plot)
     return 0
 
 
@@ -221,6 +240,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
         return status
-    except (TraceError, ValueError, TypeError, OSError, MemoryError) as error:
+    except (
+        TraceError,
+        ValueError,
+        TypeError,
+        OSError,
+        MemoryError,
+        plot.MatplotlibMissing,
+    ) as error:
         print(f"p2mfast: {error}", file=sys.stderr)
         return USAGE_ERROR

@@ -5,14 +5,20 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from p2mfast.experiment.cost import CostModel
 from p2mfast.experiment.trace import GuestTrace, Kind
 from p2mfast.hypervisor.domain import Domain
+from p2mfast.hypervisor.flushing import FlushRecord, Runs
 from p2mfast.hypervisor.host import Host
 from p2mfast.hypervisor.policy import Policy
+from p2mfast.hypervisor.vcpu import VCpu
 from p2mfast.units import PAGE_SIZE
 
 JSON_VERSION = 1
@@ -20,12 +26,27 @@ JSON_VERSION = 1
 
 @dataclass(frozen=True)
 class FlushEvent:
-    """A flush of a replay; ``icount`` is that of the timeline's entry that caused it."""
+    """A flush of a replay; ``icount`` is that of the timeline's entry that caused it.
+
+    ``step`` is the index of that entry, ``runs`` what was cleaned where the replay was asked to
+    keep it.
+    """
 
     icount: int
     vcpu: int
     cause: str
     pages: int
+    step: int
+    runs: Runs | None = field(default=None, compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """One of the JSON's ``flushes``."""
+        return {
+            "icount": self.icount,
+            "vcpu": self.vcpu,
+            "cause": self.cause,
+            "pages": self.pages,
+        }
 
 
 @dataclass(frozen=True)
@@ -61,6 +82,20 @@ class Run:
         arms = self.policy.arms_at(self.trace.guest_bits) != "never"
         return self.cost.flush_ms(self.worst_flush_pages, arms) if self.flushes else 0.0
 
+    def touched(self) -> list[npt.NDArray[np.uint64]]:
+        """The GFNs touched before each flush, since the one before it, and after the last one."""
+        timeline = self.trace.timeline
+        ends = [0, *(flush.step + 1 for flush in self.flushes), len(timeline)]
+        sets = []
+        for start, end in pairwise(ends):
+            part = timeline[start:end]
+            epochs = part["epoch"][part["kind"] == Kind.TOUCHED].tolist()
+            none = np.empty(0, np.uint64)
+            sets.append(
+                np.unique(np.concatenate([none, *(self.trace.epochs[e][0] for e in epochs)]))
+            )
+        return sets
+
     def to_json(self) -> dict[str, Any]:
         """One of the JSON's ``runs``."""
         return {
@@ -70,7 +105,7 @@ class Run:
             "ram_pages": self.trace.ram_pages,
             "policy": dataclasses.asdict(self.policy),
             "page_order": self.page_order,
-            "flushes": [dataclasses.asdict(flush) for flush in self.flushes],
+            "flushes": [flush.to_json() for flush in self.flushes],
             "traps": self.traps,
             "pages_cleaned": self.pages_cleaned,
             "worst_flush_pages": self.worst_flush_pages,
@@ -94,11 +129,13 @@ def replay(
     page_order: int,
     cost: CostModel | None = None,
     on_step: Callable[[], None] = lambda: None,
+    *,
+    keep_runs: bool = False,
 ) -> Run:
     """Run the recorded guest in a domain of its own.
 
     ``page_order``: largest mapping of its RAM, 0, 9 or 18. ``on_step`` is called after each entry
-    of the timeline.
+    of the timeline. ``keep_runs``: each flush keeps the runs it cleaned, 24 bytes a run.
     """
     # Room to align the guest's RAM to 1 GiB.
     host = Host(memory=trace.ram_pages * PAGE_SIZE + 2**30)
@@ -113,10 +150,12 @@ def replay(
     )
     domain.unpause()
     flushes = []
-    for entry in trace.timeline:
-        event = _step(domain, trace, entry)
-        if event:
-            flushes.append(event)
+    for step, entry in enumerate(trace.timeline):
+        record = _step(domain, trace, entry)
+        if record:
+            runs = record.runs if keep_runs else None
+            icount = int(entry["icount"])
+            flushes.append(FlushEvent(icount, record.vcpu, record.cause, record.pages, step, runs))
         on_step()
     wall_s = time.perf_counter() - started
     traps = domain.stats.traps
@@ -126,8 +165,8 @@ def replay(
     return Run(trace, policy, page_order, cost or CostModel(), tuple(flushes), traps, wall_s)
 
 
-def _step(domain: Domain, trace: GuestTrace, entry: Any) -> FlushEvent | None:
-    vcpu = domain.vcpus[entry["vcpu"]]
+def _step(domain: Domain, trace: GuestTrace, entry: Any) -> FlushRecord | None:
+    vcpu: VCpu = domain.vcpus[entry["vcpu"]]
     kind = Kind(entry["kind"])
     if kind is Kind.TOUCHED:
         gfns, kinds = trace.epochs[entry["epoch"]]
@@ -142,7 +181,4 @@ def _step(domain: Domain, trace: GuestTrace, entry: Any) -> FlushEvent | None:
         vcpu.write_sysreg("TTBR0_EL1", 0)
     else:
         vcpu.reset()
-    record = vcpu.return_to_guest()
-    if record is None:
-        return None
-    return FlushEvent(int(entry["icount"]), record.vcpu, record.cause, record.pages)
+    return vcpu.return_to_guest()
