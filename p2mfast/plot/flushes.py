@@ -164,7 +164,11 @@ def _draw_block(
     page.text(_LEFT, top, "touched by the guest since the flush before")
     page.text(_RIGHT, top, "pages a flush")
     top += LINE * 1.1
-    most = max([flush.pages for run in block.runs for flush in run.flushes] + [10])
+    most = max(
+        10,
+        *(flush.pages for run in block.runs for flush in run.flushes),
+        *block.cells[block.reference].touched_pages,
+    )
     heights = block.panels
     last = len(block.runs)
     for number, height in enumerate(heights):
