@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -98,11 +99,11 @@ class _Block:
         """The run that shows what was touched: under iommu_shared there is no flush at all."""
         return max(range(len(self.runs)), key=lambda number: len(self.runs[number].flushes))
 
-    @property
+    @cached_property
     def name(self) -> list[str]:
         return wrap(self.trace.name, LARGE)
 
-    @property
+    @cached_property
     def heading(self) -> list[str]:
         trace = self.trace
         return wrap(

@@ -45,12 +45,12 @@ _TYPE_SHIFT = 55
 LEVEL_0 = 16
 REACHABLE, PARTLY, BELOW_ARMED, ARMED = range(20, 24)
 HOLE = 24
-# After Okabe and Ito, a hue a family and its read-only member lighter: told apart by the
-# colour-blind. The types that Xen does not have are dark.
-_COLOURS = [
-    "#999999", "#0072B2", "#7CC7F2", "#E69F00", "#F0E442", "#D55E00", "#009E73", "#8FE0C6",
-    "#CC79A7", "#F0CCE0", "#5D3A9B", "#B9A6DC", "#000000", "#3D2B00", "#5C0011", "#4A4A4A",
-    "#FFFFB0", "#1A1A1A", "#6B6B6B", "#B8B8B8",
+# The usual types are Okabe's and Ito's colours; the others are those that the colour-blind can best
+# tell from them and from each other.
+COLOURS = [
+    "#5A4B5A", "#0072B2", "#7CC7F2", "#E69F00", "#F0E442", "#D55E00", "#009E73", "#B4FFB4",
+    "#CC79A7", "#9678FF", "#8700F0", "#001E87", "#000000", "#5A2D00", "#3C004B", "#96C369",
+    "#4455FF", "#1A1A1A", "#6B6B6B", "#B8B8B8",
     "#00441B", "#5AAE61", "#F7DC6F", "#C51B7D",
     "#F0F0F0",
 ]  # fmt: skip
@@ -195,20 +195,23 @@ def draw(extents: npt.NDArray[np.void], ipa_bits: int, title: str) -> Figure:
     parts = [table.part(rows) for rows in islands(table.gfn, table.nr)] if len(table.gfn) else []
     room = max(_ALL_ROWS // max(len(parts), 1), 3)
     # An island of few extents needs no fine raster.
-    rasters = [raster(part, min(max(len(part.gfn), 2), MOST_ROWS, room)) for part in parts]
+    rasters = [raster(part, min(2 * len(part.gfn), MOST_ROWS, room)) for part in parts]
     heights = [len(picture.cells) * _ROW for picture in rasters]
     heading = wrap(title, LARGE)
     legends = _legends(table, rasters)
-    longest = max(len(patches) for _, patches in legends)
+    longest = max((len(patches) for _, patches in legends), default=0)
     page = Page(
         LINE * (len(heading) * 1.3 + 2 + longest + 1.5) + sum(heights) + 0.55 * len(parts) + 0.3
     )
     top = MARGIN
     page.text(MARGIN, top, "\n".join(heading), LARGE)
     top += len(heading) * LINE * 1.3
-    words = f"{_about(int(table.nr.sum()))} of a space of {ipa_bits} bits mapped"
+    words = f"In a space of {ipa_bits} bits nothing is mapped."
     if parts:
-        words += ". Three bands a row: p2m type, mapping size, state. Cells show what prevails."
+        words = (
+            f"{_about(int(table.nr.sum()))} of a space of {ipa_bits} bits mapped. Three bands a"
+            " row: p2m type, mapping size, state. Cells show what prevails."
+        )
     page.text(MARGIN, top, words, color=GRAY)
     top += LINE * 2
     for part, picture, height in zip(parts, rasters, heights, strict=True):
@@ -270,9 +273,9 @@ def _draw_cells(axes: Axes, picture: Raster) -> None:
         np.arange(COLUMNS + 1),
         bands,
         np.ma.masked_equal(spaced.reshape(rows * len(BANDS), COLUMNS), -1),
-        cmap=ListedColormap(_COLOURS),
+        cmap=ListedColormap(COLOURS),
         vmin=-0.5,
-        vmax=len(_COLOURS) - 0.5,
+        vmax=len(COLOURS) - 0.5,
         edgecolors="white",
         linewidth=0.3,
     )
@@ -282,7 +285,7 @@ def _draw_cells(axes: Axes, picture: Raster) -> None:
 def _legends(table: Extents, rasters: list[Raster]) -> list[tuple[str, list[Patch]]]:
     """The kinds that are there, most of them with how much memory is of it."""
     types, levels, states = (
-        np.bincount(kinds, table.nr, len(_COLOURS)).astype(np.int64)
+        np.bincount(kinds, table.nr, len(COLOURS)).astype(np.int64)
         for kinds in (table.type, table.level, table.state)
     )
     named = {int(kind): kind.name for kind in P2MType}
@@ -305,15 +308,16 @@ def _legends(table: Extents, rasters: list[Raster]) -> list[tuple[str, list[Patc
     ]
     if HOLE in seen:
         state_patches.append(_patch(HOLE, "not mapped"))
-    return [
+    legends = [
         ("upper band: p2m type", type_patches),
         ("middle band: mapping size", level_patches),
         ("lower band: state", state_patches),
     ]
+    return legends if rasters else []
 
 
 def _patch(kind: int, words: str) -> Patch:
-    return Patch(facecolor=_COLOURS[kind], edgecolor=GRAY, linewidth=0.3, label=words)
+    return Patch(facecolor=COLOURS[kind], edgecolor=GRAY, linewidth=0.3, label=words)
 
 
 def _about(pages: int) -> str:
