@@ -376,7 +376,7 @@ def test_a_dom0_is_drawn_as_four_islands() -> None:
     here, there, part = memory.REACHABLE, memory.ARMED, memory.PARTLY
     assert ram[0, 1:3, :4].tolist() == [[18] * 4, [here, here, there, there]]
     assert ram[0, 1:3, 30:32].tolist() == [[19, 19], [part, there]]
-    assert (window[:, 2] == memory.ARMED).all()
+    assert (window[:, 2] == memory.BELOW_ARMED).all()
     assert set(np.unique(high[:, 2])) <= {memory.REACHABLE, memory.ARMED, memory.PARTLY}
     assert (high[:, 1] == 17).all()
     for words in ("RAM_RW: 512 MiB", "RAM_RO: 4 KiB", "MMIO_DIRECT_DEV: 64 KiB", "1 GiB: 512 GiB"):
