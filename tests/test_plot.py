@@ -405,7 +405,7 @@ def layouts(draw: st.DrawFn) -> np.ndarray:
 @settings(deadline=None, max_examples=60)
 @given(layouts(), st.integers(1, 12))
 def test_rasters_agree_with_a_reckoning_by_page(table: np.ndarray, most_rows: int) -> None:
-    read = memory._read(table, 40)
+    read = memory.read(table, 40)
     pages: dict[int, tuple[int, int, int]] = {}
     for row in table:
         state = memory.ARMED
@@ -443,7 +443,7 @@ def test_rasters_agree_with_a_reckoning_by_page(table: np.ndarray, most_rows: in
 @settings(deadline=None, max_examples=60)
 @given(layouts())
 def test_islands_are_all_the_extents_in_order(table: np.ndarray) -> None:
-    read = memory._read(table, 40)
+    read = memory.read(table, 40)
     parts = memory.islands(read.gfn, read.nr)
     assert [row for part in parts for row in range(part.start, part.stop)] == [*range(len(table))]
     assert all(part.start < part.stop for part in parts)
@@ -465,7 +465,7 @@ def test_islands_are_all_the_extents_in_order(table: np.ndarray) -> None:
 )
 def test_where_islands_are_cut(rows: list[tuple[int, int]], parts: int) -> None:
     table = extents(*rows)
-    read = memory._read(table, 40)
+    read = memory.read(table, 40)
     assert len(memory.islands(read.gfn, read.nr)) == parts
     figure = memory.draw(table, 40, "islands")
     assert len(labelled(figure, "island")) == parts
@@ -639,7 +639,12 @@ def test_matplotlib_is_imported_for_plots_alone(tmp_path: Path) -> None:
     assert (tmp_path / "out.png").read_bytes().startswith(MAGIC[".png"])
 
 
-def test_the_users_settings_are_left_alone(tmp_path: Path) -> None:
-    before = dict(mpl.rcParams)
-    plot.plot_image(extents((1, 1)), 40, tmp_path / "out.svg")
-    assert dict(mpl.rcParams) == before
+def test_the_users_settings_are_left_alone_and_change_nothing(tmp_path: Path) -> None:
+    runs = kept(made_up(2), "arm=auto", orders=(0,))
+    plot.plot_replay(runs, tmp_path / "one.svg")
+    mine = {"font.size": 40, "font.family": "monospace", "axes.grid": True, "svg.hashsalt": "mine"}
+    with mpl.rc_context(mine):
+        before = dict(mpl.rcParams)
+        plot.plot_replay(runs, tmp_path / "two.svg")
+        assert dict(mpl.rcParams) == before
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()

@@ -50,7 +50,8 @@ def plot_replay(runs: Sequence[Run], file: str | os.PathLike[str]) -> None:
     check(file)
     from p2mfast.plot import flushes, page  # noqa: PLC0415 - they import matplotlib
 
-    page.save(flushes.draw(runs), file)
+    with page.own_settings():
+        page.save(flushes.draw(runs), file)
 
 
 def plot_image(
@@ -68,4 +69,5 @@ def plot_image(
     check(file)
     from p2mfast.plot import memory, page  # noqa: PLC0415 - they import matplotlib
 
-    page.save(memory.draw(extents, ipa_bits, title), file)
+    with page.own_settings():
+        page.save(memory.draw(extents, ipa_bits, title), file)

@@ -107,7 +107,7 @@ class _Block:
     def heading(self) -> list[str]:
         trace = self.trace
         return wrap(
-            f"{trace.guest}: {trace.guest_bits}-bit, {trace.vcpus} vCPUs,"
+            f"{trace.guest}: {trace.guest_bits}-bit, {trace.vcpus} vCPU{'s'[: trace.vcpus - 1]},"
             f" {format_size(trace.ram_pages * PAGE_SIZE)} of RAM; a cell is"
             f" {format_size(int(self.pages_a_cell.max()) * PAGE_SIZE)}"
         )

@@ -94,7 +94,7 @@ class Extents:
         return int(self.gfn[-1] + self.nr[-1])
 
 
-def _read(extents: npt.NDArray[np.void], ipa_bits: int) -> Extents:
+def read(extents: npt.NDArray[np.void], ipa_bits: int) -> Extents:
     needed = ["gfn", "nr", "attrs", "level", "valid", "reachable"]
     missing = [name for name in needed if name not in (extents.dtype.names or ())]
     if missing:
@@ -191,7 +191,7 @@ def _most(island: Extents, kinds: Frames, edges: Frames) -> tuple[Frames, dict[i
 
 def draw(extents: npt.NDArray[np.void], ipa_bits: int, title: str) -> Figure:
     """The figure: a panel an island, then the colours and how much memory is of each."""
-    table = _read(extents, ipa_bits)
+    table = read(extents, ipa_bits)
     parts = [table.part(rows) for rows in islands(table.gfn, table.nr)] if len(table.gfn) else []
     room = max(_ALL_ROWS // max(len(parts), 1), 3)
     # An island of few extents needs no fine raster.

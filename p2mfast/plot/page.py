@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +99,19 @@ def cell_pages(gfn: Frames, nr: Frames, edges: Frames) -> Frames:
     return np.diff(below)
 
 
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Matplotlib as it comes: the layout is made for its fonts, whatever the user's style is."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams["svg.hashsalt"] = "p2mfast"
+        yield
+
+
 def save(figure: Figure, file: str | os.PathLike[str]) -> None:
-    """Write it in the format of the file's suffix; the same figure gives the same bytes."""
+    """Write it in the format of the file's suffix; the same figure gives the same bytes, under
+    :func:`own_settings`."""
     suffix = Path(file).suffix.lower()
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     dpi = min(_DPI, _MOST_PIXELS / figure.get_figheight())
-    with mpl.rc_context({"svg.hashsalt": "p2mfast"}):
-        figure.savefig(file, format=suffix[1:], dpi=dpi, metadata=dates.get(suffix))
+    figure.savefig(file, format=suffix[1:], dpi=dpi, metadata=dates.get(suffix))
