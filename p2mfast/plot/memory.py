@@ -95,6 +95,7 @@ class Extents:
 
 
 def read(extents: npt.NDArray[np.void], ipa_bits: int) -> Extents:
+    """The columns of an array of extents. Raises ValueError saying what is wrong with it."""
     needed = ["gfn", "nr", "attrs", "level", "valid", "reachable"]
     missing = [name for name in needed if name not in (extents.dtype.names or ())]
     if missing:
