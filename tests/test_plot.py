@@ -29,6 +29,7 @@ LONG = (
     "arm=creation-finished,resolve=level,fault_around=18,flush=leaf,budget=9223372036854775807,"
     "defer=true"
 )
+WIDE = r"$\nonsense{$ " + "W" * 300
 
 
 def kept(trace: GuestTrace, *policies: str, orders: tuple[int, ...] = (0, 9)) -> list[Run]:
@@ -179,7 +180,9 @@ def test_what_a_replays_picture_says() -> None:
         pytest.param(lambda: kept(made_up(11), "arm=map", orders=(18,)), id="11 flushes"),
         pytest.param(lambda: kept(made_up(2, 1), "arm=map"), id="a page of RAM"),
         pytest.param(lambda: kept(made_up(2, 2**25), "arm=map", orders=(18,)), id="128 GiB"),
-        pytest.param(lambda: kept(made_up(1, name="W" * 300), LONG), id="wide words"),
+        pytest.param(
+            lambda: kept(made_up(1, name=r"$\nonsense{$ " + "W" * 300), LONG), id="wide words"
+        ),
         pytest.param(
             lambda: kept(load("uefi64-smp2-512M-kernel"), "arm=never", "iommu_shared=true"),
             id="no flush",

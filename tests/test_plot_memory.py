@@ -170,6 +170,7 @@ def test_islands_are_all_the_extents_in_order(table: np.ndarray) -> None:
         ([(0, 100), (126, 50), (179, 10)], 2),
         ([(0, 8), (1 << 20, 8), (1 << 27, 8)], 3),
         ([(number << 20, 1) for number in range(100)], 1),  # strewn evenly
+        ([(number * number << 10, 1) for number in range(100)], 1),  # and nearly so
         ([(number << 20, 1) for number in range(100)] + [(1 << 27, 1)], 2),
     ],
 )
@@ -185,7 +186,7 @@ def test_where_islands_are_cut(rows: list[tuple[int, int]], parts: int) -> None:
 def test_every_type_has_its_name_and_a_colour_of_its_own() -> None:
     table = extents(*((gfn, 1) for gfn in range(0, 32, 2)))
     table["attrs"] = np.arange(16, dtype=np.uint64) << np.uint64(55)
-    figure = memory.draw(table, 48, "every $type$ in $1 \n" + "W" * 200)
+    figure = memory.draw(table, 48, r"$\nonsense{$ " + "\n" + "W" * 200)
     (cells,) = shown(figure)
     assert cells[0, 0, :31:2].tolist() == list(range(16))
     assert (cells[0, 0, 1:31:2] == memory.HOLE).all()

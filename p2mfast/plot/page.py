@@ -19,8 +19,9 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 
 Frames = npt.NDArray[np.int64]
 """Frame numbers and counts: signed, so that they can be subtracted."""
@@ -67,9 +68,13 @@ class Page:
 def wrap(words: str, size: float = NORMAL) -> list[str]:
     """Lines that fit the page's width; what continues one is indented."""
     room = (WIDTH - 2 * MARGIN) * 72
+    font = FontProperties(size=size)
     for characters in range(int(room / size * 2.5), 1, -5):
         lines = textwrap.wrap(words, characters, subsequent_indent="    ")
-        if all(TextPath((0, 0), line, size).get_extents().width <= room for line in lines):
+        if all(
+            text_to_path.get_text_width_height_descent(line, font, ismath=False)[0] <= room
+            for line in lines
+        ):
             break
     return lines
 
