@@ -37,7 +37,7 @@ _NAMES = {Policy.parse(text): words for text, words in STANDARD_POLICIES.items()
 _PAGE_ORDERS = {0: "4 KiB", 9: "2 MiB", 18: "1 GiB"}
 
 
-def _policy_names(policies: Sequence[Policy]) -> dict[Policy, tuple[str, str]]:
+def policy_names(policies: Sequence[Policy]) -> dict[Policy, tuple[str, str]]:
     """A short name for each, and what is to be said about it."""
     names = {}
     for number, policy in enumerate(policies, 1):
@@ -90,8 +90,9 @@ def runs_table(runs: Sequence[Run], names: dict[Policy, tuple[str, str]]) -> Tab
 
 
 def _trace_words(trace: GuestTrace) -> str:
+    plural = "s" if trace.vcpus > 1 else ""
     return (
-        f"{trace.guest}\n{trace.guest_bits}-bit, {trace.vcpus} vCPUs,"
+        f"{trace.guest}\n{trace.guest_bits}-bit, {trace.vcpus} vCPU{plural},"
         f" {format_size(trace.ram_pages * PAGE_SIZE)} of RAM ({trace.ram_pages:,} pages),"
         f" {trace.set_way_batches} Set/Way batches recorded"
     )
@@ -112,7 +113,7 @@ def cost_words(cost: CostModel) -> str:
 
 def print_runs(console: Console, runs: Sequence[Run], cost: CostModel) -> None:
     """A table for each trace, the policies' meaning, and what the modelled columns rest on."""
-    names = _policy_names(list(dict.fromkeys(run.policy for run in runs)))
+    names = policy_names(list(dict.fromkeys(run.policy for run in runs)))
     for trace in {id(run.trace): run.trace for run in runs}.values():
         console.print(trace.name, style="bold")
         console.print(_trace_words(trace), highlight=False)

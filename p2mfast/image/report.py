@@ -13,7 +13,6 @@ from rich.text import Text
 
 from p2mfast.descriptor import decode, type_name
 from p2mfast.errors import Stage2Fault
-from p2mfast.image.difference import difference
 from p2mfast.image.tables import Finding, Image, Total
 from p2mfast.types import Attributes, type_of
 from p2mfast.units import PAGE_SIZE
@@ -211,7 +210,7 @@ def _side(row: Any, side: int) -> str:
 def print_difference(
     console: Console, names: tuple[str, str], rows: Array, most_rows: int = MOST_ROWS
 ) -> None:
-    """What :func:`difference` found: both sides of each row, one above the other."""
+    """What :func:`~p2mfast.image.difference` found: both sides of each row, one above the other."""
     pages = int(rows["nr"].sum())
     if not len(rows):
         console.print("No differences.")
@@ -255,9 +254,8 @@ def finding_json(finding: Finding) -> dict[str, Any]:
     return {**vars(finding), "kind": finding.kind.name.lower()}
 
 
-def difference_json(first: Image, second: Image) -> list[dict[str, Any]]:
-    """The rows of :func:`difference`; of each fact a pair."""
-    rows = difference(first, second)
+def difference_json(rows: Array) -> list[dict[str, Any]]:
+    """The rows of :func:`~p2mfast.image.difference`; of each fact a pair."""
     return _rows(rows, *(rows.dtype.names or ()))
 
 

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from p2mfast.experiment.replay import FlushEvent, Run
-from p2mfast.experiment.report import _policy_names as policy_names
+from p2mfast.experiment.report import policy_names
 from p2mfast.experiment.trace import GuestTrace
 from p2mfast.hypervisor.policy import Policy
 from p2mfast.plot.page import (
