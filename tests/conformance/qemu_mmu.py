@@ -1,0 +1,312 @@
+"""An MMU that is not ours, with all the bits of address: QEMU's, at EL2.
+
+QEMU runs our monitor (`monitor.c`, `monitor.S`: a bare-metal program at EL2) for as long as the
+tests last. Its RAM is a memory file that this process maps too: tables are put at their physical
+addresses while it runs, and a mailbox in it takes the commands (`monitor.h`). The monitor sets
+HCR_EL2, VTCR_EL2 and VTTBR_EL2, asks for translations in bulk by AT S12E1R/W, whose answer is
+PAR_EL1, and lets EL1, with stage 1 off, do one real load, store, swap or fetch.
+
+`-cpu max` has 52 bits of address (ID_AA64MMFR0_EL1.PARange), so that every IPA of a 48-bit space,
+and some beyond it, get to stage 2.
+
+What QEMU 7.2 does not show: that there are no blocks at level 0 (it accepts the encoding).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+import p2mfast as pf
+
+Words = npt.NDArray[np.uint64]
+
+HERE = Path(__file__).parent
+
+# ---- The machine's address space ----
+
+RAM_BASE = 0x4000_0000  # of QEMU's "virt" board
+RAM_BYTES = 256 << 30  # a file with holes: only what is touched costs memory
+
+_AT_FROM = 0x1_0100_0000
+_AT_TO = 0x1_0200_0000
+AT_BATCH = (_AT_TO - _AT_FROM) // 8
+
+STUB_MFN = 0x1_0300_0000 >> 12
+"""The page that the guest's loads, stores and swaps are run from; the P2M has to map it."""
+
+TABLES = 0x5000_0000
+"""Where tables may lie: below 4 GiB, for the smallest VTCR_EL2.PS, up to the monitor."""
+MAX_TABLES = 1 << 16
+
+FRAMES = 0x2_0000_0000 >> 12, (RAM_BASE + RAM_BYTES) >> 12
+"""RAM that the guest may be given: first and last (exclusive) frame."""
+
+KINDS = ("r", "w", "rw", "x")
+"""Accesses: a load, a store, one that does both, a fetch."""
+
+# ---- Registers ----
+
+HCR_VM = 1 << 0
+HCR_DC = 1 << 12
+HCR_RW = 1 << 31
+
+PAR_F = 1 << 0
+PAR_FST = 0x3F << 1
+PAR_PTW = 1 << 8
+PAR_S = 1 << 9
+PAR_SH = 3 << 7
+PAR_ADDRESS = 0x000F_FFFF_FFFF_F000
+PAR_ATTR = 0xFF << 56
+
+_EC_HVC = 0x16
+
+_LOAD = (0xF9400001, 0xD4000002)  # ldr   x1, [x0]; hvc #0
+_STORE = (0xF9000001, 0xD4000002)  # str   x1, [x0]; hvc #0
+_SWAP = (0xF8E18002, 0xD4000002)  # swpal x1, x2, [x0]; hvc #0
+
+
+def _landing(pa: int) -> tuple[int, ...]:
+    """Code that says where it lies: it puts `pa` (below 2**48) into x2."""
+    return (
+        0xD2800002 | (pa & 0xFFFF) << 5,  # movz x2, #pa[15:0]
+        0xF2A00002 | (pa >> 16 & 0xFFFF) << 5,  # movk x2, #pa[31:16], lsl #16
+        0xF2C00002 | (pa >> 32 & 0xFFFF) << 5,  # movk x2, #pa[47:32], lsl #32
+        0xD4000002,  # hvc #0
+    )
+
+
+class Abort(NamedTuple):
+    """The registers that an EL2 handler would read."""
+
+    esr: int
+    far: int
+    hpfar: int
+
+
+class Outcome(NamedTuple):
+    """One access of the guest: what it read (a swap: read before it wrote), or for a fetch the
+    physical address that the code fetched says it lies at; or the abort."""
+
+    value: int
+    abort: Abort | None
+
+
+class MissingProgram(RuntimeError):
+    """QEMU or the cross compiler is not installed."""
+
+
+def _program(name: str, package: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise MissingProgram(
+            f"{name} is not installed. The conformance tests need it"
+            f" (Debian: apt-get install --no-install-recommends {package})."
+        )
+    return found
+
+
+def _constants() -> dict[str, int]:
+    """The names and numbers of monitor.h."""
+    found = re.findall(r"#define (\w+) (0x[0-9a-f]+|\d+)", (HERE / "monitor.h").read_text())
+    return {name: int(value, 0) for name, value in found}
+
+
+def _build(directory: str) -> str:
+    compiler = _program("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
+    elf = f"{directory}/monitor.elf"
+    base = _constants()["MONITOR_BASE"]
+    options = (
+        "-std=gnu11 -O2 -Wall -Wextra -Werror -ffreestanding -nostdlib -static -fno-pie -no-pie"
+        # Stage 1 is off at EL2: its memory is Device, where accesses have to be aligned.
+        " -mgeneral-regs-only -mstrict-align -fno-asynchronous-unwind-tables"
+        f" -Wl,--nmagic -Wl,--build-id=none -Wl,-Ttext={base:#x}"
+    )
+    sources = [str(HERE / "monitor.S"), str(HERE / "monitor.c")]
+    subprocess.run([compiler, *options.split(), "-o", elf, *sources], check=True)
+    return elf
+
+
+class Machine:
+    """QEMU, our monitor in it, and its RAM. A context manager: leaving it ends QEMU."""
+
+    def __init__(self, cpu: str = "max", timeout: float = 60) -> None:
+        self._timeout = timeout
+        qemu = _program("qemu-system-aarch64", "qemu-system-arm")
+        names = _constants()
+        self._command = {n[8:].lower(): v for n, v in names.items() if n.startswith("COMMAND_")}
+        self._slot = {n[5:].lower(): v for n, v in names.items() if n.startswith("MAIL_")}
+        self._file = os.memfd_create("ram")
+        os.ftruncate(self._file, RAM_BYTES)
+        self._memory = mmap.mmap(self._file, RAM_BYTES)
+        self._ram: Words = np.frombuffer(self._memory, np.uint64)
+        self._mail = self.words(names["MAIL_BASE"], names["MAIL_WORDS"])
+        self._at_from = self.words(_AT_FROM, AT_BATCH)
+        self._at_to = self.words(_AT_TO, AT_BATCH)
+        self._log = os.memfd_create("log")
+        self._p2m: pf.P2M | None = None
+        self.stub_ipa = 0
+        self._put_code(STUB_MFN << 12, _LOAD + _STORE + _SWAP)
+        with tempfile.TemporaryDirectory() as directory:
+            elf = _build(directory)
+            self._qemu = subprocess.Popen(
+                [qemu, "-nodefaults", "-display", "none", "-serial", "none", "-monitor", "none",
+                 "-M", "virt,virtualization=on,memory-backend=ram", "-cpu", cpu, "-accel", "tcg",
+                 "-m", f"{RAM_BYTES >> 20}M", "-object",
+                 f"memory-backend-file,id=ram,size={RAM_BYTES},mem-path=/dev/fd/{self._file},"
+                 "share=on,prealloc=off",
+                 "-device", f"loader,file={elf},cpu-num=0"],
+                pass_fds=[self._file], stdin=subprocess.DEVNULL, stdout=self._log,
+                stderr=self._log,
+            )  # fmt: skip
+            try:
+                self._do("features")
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._qemu.kill()
+        self._qemu.wait()
+        os.close(self._file)
+        os.close(self._log)
+
+    # ---- The mailbox ----
+
+    def _do(self, command: str, **arguments: int) -> None:
+        mail, slot = self._mail, self._slot
+        for name, value in arguments.items():
+            mail[slot[name]] = value
+        mail[slot["command"]] = self._command[command]
+        posted = mail[slot["posted"]] + np.uint64(1)
+        mail[slot["posted"]] = posted
+        for _ in range(1000):  # a short command is done by then, and sleeping would cost more
+            if mail[slot["finished"]] == posted:
+                return
+        deadline = time.monotonic() + self._timeout
+        while mail[slot["finished"]] != posted:
+            if self._qemu.poll() is not None:
+                raise RuntimeError(f"QEMU ended: {self._output()}")
+            if mail[slot["lost"]]:
+                raise RuntimeError(
+                    f"the monitor took an exception at {self._read('pc'):#x},"
+                    f" ESR_EL2 {self._read('esr'):#x}, carrying out {command!r}"
+                )
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no answer to {command!r}: {self._output()}")
+            time.sleep(0.0001)
+
+    def _read(self, name: str) -> int:
+        return int(self._mail[self._slot[name]])
+
+    def _output(self) -> str:
+        said = os.pread(self._log, 1 << 16, 0).decode(errors="replace").strip()
+        return said or "QEMU said nothing"
+
+    @property
+    def pa_range(self) -> int:
+        """Bits of a physical address (ID_AA64MMFR0_EL1.PARange)."""
+        self._do("features")
+        return (32, 36, 40, 42, 44, 48, 52)[self._read("mmfr0") & 0xF]
+
+    @property
+    def has_xnx(self) -> bool:
+        """Execute-never by exception level at stage 2 (FEAT_XNX, ID_AA64MMFR1_EL1.XNX)."""
+        self._do("features")
+        return bool(self._read("mmfr1") >> 28 & 0xF)
+
+    # ---- Memory ----
+
+    def words(self, pa: int, n: int = 1) -> Words:
+        """RAM from a physical address on, in place."""
+        first = (pa - RAM_BASE) // 8
+        if not 0 <= first <= first + n <= RAM_BYTES // 8:
+            raise ValueError(f"the machine has no RAM at {pa:#x}")
+        return self._ram[first : first + n]
+
+    def _put_code(self, pa: int, words: tuple[int, ...]) -> None:
+        code = np.array(words, "<u4").view(np.uint64)
+        self.words(pa, len(code))[:] = code
+
+    def plant(self, pa: int) -> None:
+        """Put code at a physical address, aligned to 16, that says where it lies.
+
+        QEMU does not notice that we write, and goes on with code that it has translated before: so
+        what is put at one address is always the same.
+        """
+        self._put_code(pa, _landing(pa))
+
+    # ---- Tables ----
+
+    def configure(self, vtcr: int, vttbr: int) -> None:
+        """Stage 2 on, with these registers; TLBI. HCR_EL2.DC makes of stage 1, which is off, Normal
+        Write-Back memory, so that the attributes of stage 2 show (Arm ARM D8.2, stage 1 off)."""
+        self._do("configure", hcr=HCR_RW | HCR_DC | HCR_VM, vtcr=vtcr, vttbr=vttbr)
+
+    def attach(self, p2m: pf.P2M, stub_gfn: int, input_bits: int) -> None:
+        """Walk the tables of this P2M. `stub_gfn`: where it maps STUB_MFN. `input_bits`: for
+        VTCR_EL2.T0SZ."""
+        self._p2m, self.stub_ipa = p2m, stub_gfn << 12
+        self.copy_tables()
+        p2m.drain_events()
+        self.configure(p2m.vtcr & ~0x3F | 64 - input_bits, p2m.vttbr)
+
+    def copy_tables(self) -> None:
+        """The live tables, as they are now, to where their P2M says that they lie."""
+        assert self._p2m is not None
+        tables = self._p2m.tables
+        self.words(self._p2m.table_base_mfn << 12, tables.size)[:] = tables.ravel()
+
+    def obey(self) -> bool:
+        """What a hypervisor does after a change: invalidate the TLB if, and only if, the P2M has
+        asked for it. Whether it has."""
+        assert self._p2m is not None
+        self.copy_tables()
+        due = bool((self._p2m.drain_events()["kind"] == pf.EventKind.TLB_INVALIDATE).any())
+        if due:
+            self.invalidate()
+        return due
+
+    def invalidate(self) -> None:
+        """TLBI ALLE1."""
+        self._do("invalidate")
+
+    # ---- Translations and accesses ----
+
+    def address_translate(self, ipas: Words, access: str) -> Words:
+        """PAR_EL1 after AT S12E1R (`access` "r") or AT S12E1W ("w") of each address."""
+        pars = np.empty(len(ipas), np.uint64)
+        command = {"r": "at_read", "w": "at_write"}[access]
+        for first in range(0, len(ipas), AT_BATCH):
+            count = min(AT_BATCH, len(ipas) - first)
+            self._at_from[:count] = ipas[first : first + count]
+            self._do(command, count=count, **{"from": _AT_FROM, "to": _AT_TO})
+            pars[first : first + count] = self._at_to[:count]
+        return pars
+
+    def access(self, kind: str, ipa: int, value: int = 0) -> Outcome:
+        """A load ("r") or store ("w") of 8 bytes, one access that does both ("rw"), or a jump to
+        `ipa` ("x"; see `plant`) by EL1."""
+        code = {"r": 0, "w": len(_LOAD), "rw": len(_LOAD + _STORE)}
+        pc = ipa if kind == "x" else self.stub_ipa + 4 * code[kind]
+        self._do("guest", pc=pc, x0=ipa, x1=value)
+        esr = self._read("esr")
+        if esr >> 26 == _EC_HVC:
+            return Outcome(self._read("x1" if kind == "r" else "x2"), None)
+        return Outcome(0, Abort(esr, self._read("far"), self._read("hpfar")))
