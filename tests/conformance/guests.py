@@ -7,7 +7,7 @@ import ctypes
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -306,7 +306,7 @@ def compare_access(guest: Guest, ipa: int, kind: str) -> bool:
     except pf.Stage2Fault as raised:
         fault = raised
         entry = p2m.get_entry(ipa >> 12) if ipa >> 12 < guest.limit else None
-        if kind != "x" and entry is not None and entry.mfn is not None:
+        if kind != "x" and entry is not None and machine.has_ram(entry.mfn):
             kept = machine.words(entry.mfn << 12 | ipa & 0xFFF)
             kept[0] = old
     outcome = machine.access(kind, ipa, new)
@@ -338,3 +338,27 @@ def compare_abort(ipa: int, kind: str, abort: qemu_mmu.Abort | None, fault: pf.S
 def compare_all(guest: Guest, ipas: Words, kinds: Iterable[str] = qemu_mmu.KINDS) -> int:
     """Every kind of real access to every address; how many succeed."""
     return sum(compare_access(guest, ipa, kind) for ipa in ipas.tolist() for kind in kinds)
+
+
+def access_with_traps(
+    guest: Guest, ipa: int, kind: str, depth: Literal["path", "level"], order: int
+) -> tuple[int, pf.FaultKind]:
+    """One access, tried again after each abort that the P2M resolves, as a hypervisor does that
+    knows ESR and HPFAR only: how many aborts it resolves, and the fault that is left."""
+    machine, p2m = guest.machine, guest.p2m
+    for traps in range(8):
+        if kind == "x":
+            answer = p2m.translate_many([ipa], "x")[0]
+            if not answer["fault"]:
+                machine.plant(int(answer["pa"]))
+        abort = machine.access(kind, ipa).abort
+        if abort is None:
+            return traps, pf.FaultKind.NONE
+        fault = KIND_OF_STATUS[abort.esr & 0x3C]
+        gfn = abort.hpfar >> 4
+        if fault != pf.FaultKind.TRANSLATION or gfn >= guest.limit:
+            return traps, fault
+        if not p2m.resolve_translation_fault(gfn, depth, order):
+            return traps, fault
+        machine.obey()
+    raise AssertionError(f"no end of traps at {ipa:#x}")

@@ -240,6 +240,10 @@ class Machine:
             raise ValueError(f"the machine has no RAM at {pa:#x}")
         return self._ram[first : first + n]
 
+    def has_ram(self, mfn: int | None) -> bool:
+        """Whether this frame, if it is one, is RAM."""
+        return mfn is not None and RAM_BASE <= mfn << 12 < RAM_BASE + RAM_BYTES
+
     def _put_code(self, pa: int, words: tuple[int, ...]) -> None:
         code = np.array(words, "<u4").view(np.uint64)
         self.words(pa, len(code))[:] = code
