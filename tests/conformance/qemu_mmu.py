@@ -170,7 +170,7 @@ class Machine:
                 stderr=self._log,
             )  # fmt: skip
             try:
-                self._do("features")
+                self.do("features")
             except BaseException:
                 self.close()
                 raise
@@ -189,7 +189,8 @@ class Machine:
 
     # ---- The mailbox ----
 
-    def _do(self, command: str, **arguments: int) -> None:
+    def do(self, command: str, **arguments: int) -> None:
+        """Have a command of monitor.h carried out."""
         mail, slot = self._mail, self._slot
         for name, value in arguments.items():
             mail[slot[name]] = value
@@ -222,13 +223,13 @@ class Machine:
     @property
     def pa_range(self) -> int:
         """Bits of a physical address (ID_AA64MMFR0_EL1.PARange)."""
-        self._do("features")
+        self.do("features")
         return (32, 36, 40, 42, 44, 48, 52)[self._read("mmfr0") & 0xF]
 
     @property
     def has_xnx(self) -> bool:
         """Execute-never by exception level at stage 2 (FEAT_XNX, ID_AA64MMFR1_EL1.XNX)."""
-        self._do("features")
+        self.do("features")
         return bool(self._read("mmfr1") >> 28 & 0xF)
 
     # ---- Memory ----
@@ -261,7 +262,7 @@ class Machine:
     def configure(self, vtcr: int, vttbr: int) -> None:
         """Stage 2 on, with these registers; TLBI. HCR_EL2.DC makes of stage 1, which is off, Normal
         Write-Back memory, so that the attributes of stage 2 show (Arm ARM D8.2, stage 1 off)."""
-        self._do("configure", hcr=HCR_RW | HCR_DC | HCR_VM, vtcr=vtcr, vttbr=vttbr)
+        self.do("configure", hcr=HCR_RW | HCR_DC | HCR_VM, vtcr=vtcr, vttbr=vttbr)
 
     def attach(self, p2m: pf.P2M, stub_gfn: int, input_bits: int) -> None:
         """Walk the tables of this P2M. `stub_gfn`: where it maps STUB_MFN. `input_bits`: for
@@ -289,7 +290,7 @@ class Machine:
 
     def invalidate(self) -> None:
         """TLBI ALLE1."""
-        self._do("invalidate")
+        self.do("invalidate")
 
     # ---- Translations and accesses ----
 
@@ -300,7 +301,7 @@ class Machine:
         for first in range(0, len(ipas), AT_BATCH):
             count = min(AT_BATCH, len(ipas) - first)
             self._at_from[:count] = ipas[first : first + count]
-            self._do(command, count=count, **{"from": _AT_FROM, "to": _AT_TO})
+            self.do(command, count=count, **{"from": _AT_FROM, "to": _AT_TO})
             pars[first : first + count] = self._at_to[:count]
         return pars
 
@@ -309,7 +310,7 @@ class Machine:
         `ipa` ("x"; see `plant`) by EL1."""
         code = {"r": 0, "w": len(_LOAD), "rw": len(_LOAD + _STORE)}
         pc = ipa if kind == "x" else self.stub_ipa + 4 * code[kind]
-        self._do("guest", pc=pc, x0=ipa, x1=value)
+        self.do("guest", pc=pc, x0=ipa, x1=value)
         esr = self._read("esr")
         if esr >> 26 == _EC_HVC:
             return Outcome(self._read("x1" if kind == "r" else "x2"), None)

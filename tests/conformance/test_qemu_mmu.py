@@ -29,7 +29,16 @@ from conformance.guests import (
     spoil,
     u64,
 )
-from conformance.qemu_mmu import FRAMES, KINDS, PAR_ADDRESS, PAR_F, PAR_S, TABLES, Machine
+from conformance.qemu_mmu import (
+    FRAMES,
+    KINDS,
+    PAR_ADDRESS,
+    PAR_F,
+    PAR_S,
+    TABLES,
+    Machine,
+    MissingProgram,
+)
 
 import p2mfast as pf
 
@@ -44,6 +53,35 @@ def machine() -> Iterator[Machine]:
     with Machine("max") as machine:
         assert machine.pa_range > 48
         yield machine
+
+
+# ---- The machine ----
+
+
+@pytest.mark.parametrize(
+    ("program", "package"),
+    [
+        ("qemu-system-aarch64", "qemu-system-arm"),
+        ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    ],
+)
+def test_a_missing_program_is_named(
+    monkeypatch: pytest.MonkeyPatch, program: str, package: str
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None if name == program else name)
+    with pytest.raises(MissingProgram, match=f"{program} is not installed.*{package}"):
+        Machine("max")
+
+
+def test_what_qemu_says_is_told() -> None:
+    with pytest.raises(RuntimeError, match="QEMU ended.*cortex-z1"):
+        Machine("cortex-z1")
+
+
+def test_a_lost_monitor_is_noticed() -> None:
+    """It is made to copy from where there is nothing: an external abort at EL2."""
+    with Machine("max") as machine, pytest.raises(RuntimeError, match="took an exception"):
+        machine.do("at_read", **{"count": 1, "from": 1 << 47, "to": 1 << 47})
 
 
 # ---- Maps ----
