@@ -286,9 +286,10 @@ def compare_at(guest: Guest, ipas: Words, kinds: Iterable[str] = "rw") -> int:
     return successes
 
 
-def compare_access(guest: Guest, ipa: int, kind: str) -> bool:
+def compare_access(guest: Guest, ipa: int, kind: str, va: int | None = None) -> bool:
     """One real access: where it lands, and what it leaves there, or how it faults; whether it
-    succeeds. A store that is refused leaves the mapped frame as it was.
+    succeeds. A store that is refused leaves the mapped frame as it was. `va`: the page's address in
+    stage 1, if that is on.
 
     HPFAR_EL2 is compared for permission faults too, where the architecture leaves it unknown and
     QEMU sets it.
@@ -309,10 +310,11 @@ def compare_access(guest: Guest, ipa: int, kind: str) -> bool:
         if kind != "x" and entry is not None and machine.has_ram(entry.mfn):
             kept = machine.words(entry.mfn << 12 | ipa & 0xFFF)
             kept[0] = old
-    outcome = machine.access(kind, ipa, new)
+    va = ipa if va is None else va & ~0xFFF | ipa & 0xFFF
+    outcome = machine.access(kind, va, new)
     if fault is not None:
         guest.seen[fault.kind.name, fault.level] += 1
-        compare_abort(ipa, kind, outcome.abort, fault)
+        compare_abort(va, kind, outcome.abort, fault)
         assert kept is None or kept[0] == old
         return False
     guest.seen["NONE", 3] += 1
@@ -327,12 +329,12 @@ def compare_access(guest: Guest, ipa: int, kind: str) -> bool:
     return True
 
 
-def compare_abort(ipa: int, kind: str, abort: qemu_mmu.Abort | None, fault: pf.Stage2Fault) -> None:
+def compare_abort(va: int, kind: str, abort: qemu_mmu.Abort | None, fault: pf.Stage2Fault) -> None:
     """The registers that the abort leaves are those of the exception raised by `translate`."""
-    assert abort is not None, f"{kind!r} of {ipa:#x} succeeds, translate: {fault}"
+    assert abort is not None, f"{kind!r} of {va:#x} succeeds, translate: {fault}"
     shown = (abort.esr & ~ESR_ISS_OF_INSTRUCTION, abort.far, abort.hpfar)
-    expected = (fault.esr & ~ESR_ISS_OF_INSTRUCTION, ipa, fault.hpfar)
-    assert shown == expected, f"{kind!r} of {ipa:#x}: {list(map(hex, shown))}, translate: {fault}"
+    expected = (fault.esr & ~ESR_ISS_OF_INSTRUCTION, va, fault.hpfar)
+    assert shown == expected, f"{kind!r} of {va:#x}: {list(map(hex, shown))}, translate: {fault}"
 
 
 def compare_all(guest: Guest, ipas: Words, kinds: Iterable[str] = qemu_mmu.KINDS) -> int:

@@ -61,6 +61,13 @@ static void obey(volatile uint64_t *mail)
         address_translate((const uint64_t *)mail[MAIL_FROM], (uint64_t *)mail[MAIL_TO],
                           mail[MAIL_COUNT], command == COMMAND_AT_WRITE);
         break;
+    case COMMAND_STAGE_1:
+        WRITE(mair_el1, 0xff); /* attribute 0: Normal, Write-Back */
+        WRITE(tcr_el1, mail[MAIL_TCR]);
+        WRITE(ttbr0_el1, mail[MAIL_TTBR]);
+        WRITE(sctlr_el1, mail[MAIL_SCTLR]);
+        invalidate();
+        break;
     case COMMAND_GUEST:
         enter_guest(mail);
         break;

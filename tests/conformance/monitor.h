@@ -31,7 +31,12 @@
 #define MAIL_FROM 5
 #define MAIL_TO 6
 
-#define COMMAND_GUEST 5 /* EL1 from PC with X0 and X1; then X1, X2 and the syndrome are set */
+#define COMMAND_STAGE_1 5 /* EL1's own translation: on, off, or another one */
+#define MAIL_SCTLR 4
+#define MAIL_TCR 5
+#define MAIL_TTBR 6
+
+#define COMMAND_GUEST 6 /* EL1 from PC with X0 and X1; then X1, X2 and the syndrome are set */
 #define MAIL_PC 7
 #define MAIL_X0 8
 #define MAIL_X1 9
@@ -40,7 +45,7 @@
 #define MAIL_FAR 12
 #define MAIL_HPFAR 13
 
-#define COMMAND_FEATURES 6 /* ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1 */
+#define COMMAND_FEATURES 7 /* ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1 */
 #define MAIL_MMFR0 4
 #define MAIL_MMFR1 5
 

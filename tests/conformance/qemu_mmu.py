@@ -9,7 +9,9 @@ PAR_EL1, and lets EL1, with stage 1 off, do one real load, store, swap or fetch.
 `-cpu max` has 52 bits of address (ID_AA64MMFR0_EL1.PARange), so that every IPA of a 48-bit space,
 and some beyond it, get to stage 2.
 
-What QEMU 7.2 does not show: that there are no blocks at level 0 (it accepts the encoding).
+What QEMU 7.2 does not show: that there are no blocks at level 0 (it accepts the encoding); an
+input size beyond VTCR_EL2.PS (it faults all addresses at level 0); the level at which stage 2
+refused the walk of stage 1 (it says that of stage 1).
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ STUB_MFN = 0x1_0300_0000 >> 12
 
 TABLES = 0x5000_0000
 """Where tables may lie: below 4 GiB, for the smallest VTCR_EL2.PS, up to the monitor."""
-MAX_TABLES = 1 << 16
+MAX_TABLES = 1 << 17
 
 FRAMES = 0x2_0000_0000 >> 12, (RAM_BASE + RAM_BYTES) >> 12
 """RAM that the guest may be given: first and last (exclusive) frame."""
@@ -68,6 +70,9 @@ PAR_S = 1 << 9
 PAR_SH = 3 << 7
 PAR_ADDRESS = 0x000F_FFFF_FFFF_F000
 PAR_ATTR = 0xFF << 56
+
+_SCTLR_M_C_I = 0x30D0_1805  # and the bits that are RES1 in Armv8.0
+_TCR_39_BITS = 5 << 32 | 1 << 23 | 0x3519  # IPS 48 bits, EPD1, Write-Back tables, T0SZ 25
 
 _EC_HVC = 0x16
 
@@ -260,9 +265,16 @@ class Machine:
     # ---- Tables ----
 
     def configure(self, vtcr: int, vttbr: int) -> None:
-        """Stage 2 on, with these registers; TLBI. HCR_EL2.DC makes of stage 1, which is off, Normal
-        Write-Back memory, so that the attributes of stage 2 show (Arm ARM D8.2, stage 1 off)."""
-        self.do("configure", hcr=HCR_RW | HCR_DC | HCR_VM, vtcr=vtcr, vttbr=vttbr)
+        """Stage 2 on, with these registers, and stage 1 off; TLBI. HCR_EL2.DC makes stage 1 Normal
+        Write-Back memory, so that the attributes of stage 2 show (Arm ARM D19.2, HCR_EL2)."""
+        self._stage_2 = {"vtcr": vtcr, "vttbr": vttbr}
+        self.do("configure", hcr=HCR_RW | HCR_DC | HCR_VM, **self._stage_2)
+
+    def configure_stage_1(self, table: int) -> None:
+        """Stage 1 on, until `configure`: VAs of 39 bits, from a level-1 table at this IPA. It takes
+        HCR_EL2.DC out of the way, which would keep stage 1 off."""
+        self.do("configure", hcr=HCR_RW | HCR_VM, **self._stage_2)
+        self.do("stage_1", sctlr=_SCTLR_M_C_I, tcr=_TCR_39_BITS, ttbr=table)
 
     def attach(self, p2m: pf.P2M, stub_gfn: int, input_bits: int) -> None:
         """Walk the tables of this P2M. `stub_gfn`: where it maps STUB_MFN. `input_bits`: for

@@ -101,6 +101,23 @@ def test_random_maps(machine: Machine, ipa_bits: int, seed: int) -> None:
         assert guest.seen[end] > 50, end
 
 
+@pytest.mark.parametrize(("ipa_bits", "pages"), [(40, 70_000), (48, 35_000)])
+def test_many_tables(machine: Machine, ipa_bits: int, pages: int) -> None:
+    """More tables than are looked up in the shorter pipeline, for pages all over the space."""
+    guest = empty_guest(machine, ipa_bits, seed=0)
+    gfns = guest.rng.choice(1 << ipa_bits - 21, pages, replace=False).astype(np.uint64)
+    gfns = gfns << u64(9) | guest.rng.integers(0, 512, len(gfns), np.uint64)
+    guest.p2m.set_entries(gfns, guest.rng.integers(0, 1 << 36, len(gfns), np.uint64))
+    assert guest.p2m.stats.tables > 65_536
+    guest.attach()
+    spans = [(gfn, 1) for gfn in gfns.tolist()]
+    assert compare_at(guest, guest.addresses(60_000, spans)) > 60_000
+    guest.p2m.harvest()
+    guest.p2m.resolve_translation_faults(gfns[::2])
+    machine.obey()
+    assert compare_at(guest, guest.addresses(60_000, spans)) > 30_000
+
+
 @pytest.mark.parametrize("order", [*ORDERS, None])
 @pytest.mark.parametrize("ipa_bits", IPA_BITS)
 def test_the_end_of_the_space(machine: Machine, ipa_bits: int, order: int | None) -> None:
