@@ -56,7 +56,7 @@ OUTER, RESERVED_SH = 2, 1
 _ATTR_OF = np.array([ATTR.get(m, 0) for m in range(16)], np.uint64)
 _DEFINED = np.array([m in ATTR for m in range(16)])
 _OUTER = np.array([m in ALWAYS_OUTER for m in range(16)])
-_STATUS_OF = np.array([FAULT_STATUS.get(kind, 0x3C) for kind in range(8)], np.uint64)
+_STATUS_OF = np.array([FAULT_STATUS.get(kind, 0x3C) for kind in pf.FaultKind], np.uint64)
 
 
 def u64(value: int) -> np.uint64:
@@ -176,9 +176,9 @@ class Guest:
             if self.limit < most and self.input_bits == self.p2m.ipa_bits:
                 beyond = rng.integers(self.limit, most, n // 50)
                 pages += [beyond, [self.limit, most - 1]]
-        gfns = np.concatenate([np.asarray(part, np.uint64) for part in pages])
+        gfns: Words = np.concatenate([np.asarray(part, np.uint64) for part in pages])
         gfns = gfns[gfns != self.stub_gfn]
-        return gfns << u64(12) | rng.integers(0, 4096, len(gfns)).astype(np.uint64)
+        return np.asarray(gfns << u64(12) | rng.integers(0, 4096, len(gfns), np.uint64))
 
     def inside(self, ipas: Words) -> Words:
         """Those that are not beyond the space."""
@@ -186,8 +186,8 @@ class Guest:
 
     def neighbours(self, ipa: int, *bits: int) -> Words:
         """An address and those that differ from it in one of the bits."""
-        ipas = np.array([ipa, *(ipa ^ 1 << bit for bit in bits)], np.uint64)
-        return ipas[ipas >> u64(12) != self.stub_gfn]
+        ipas = [ipa, *(ipa ^ 1 << bit for bit in bits)]
+        return np.array([near for near in ipas if near >> 12 != self.stub_gfn], np.uint64)
 
 
 def new_p2m(ipa_bits: int, pa_bits: int = 48, vmid: int = 1) -> pf.P2M:
@@ -306,9 +306,9 @@ def compare_access(guest: Guest, ipa: int, kind: str, va: int | None = None) -> 
             machine.words(pa)[0] = old
     except pf.Stage2Fault as raised:
         fault = raised
-        entry = p2m.get_entry(ipa >> 12) if ipa >> 12 < guest.limit else None
-        if kind != "x" and entry is not None and machine.has_ram(entry.mfn):
-            kept = machine.words(entry.mfn << 12 | ipa & 0xFFF)
+        mfn = p2m.get_entry(ipa >> 12).mfn if ipa >> 12 < guest.limit else None
+        if kind != "x" and mfn is not None and machine.has_ram(mfn):
+            kept = machine.words(mfn << 12 | ipa & 0xFFF)
             kept[0] = old
     va = ipa if va is None else va & ~0xFFF | ipa & 0xFFF
     outcome = machine.access(kind, va, new)

@@ -78,16 +78,28 @@ static void obey(volatile uint64_t *mail)
     }
 }
 
+/* A machine whose driver was killed would poll for ever: this ends QEMU. */
+static void turn_off(void)
+{
+    register uint64_t function __asm__("x0") = 0x84000008; /* PSCI SYSTEM_OFF (Arm DEN 0022) */
+
+    __asm__ volatile("smc #0" : "+r"(function)::"memory");
+}
+
 void monitor(void)
 {
     volatile uint64_t *mail = (volatile uint64_t *)MAIL_BASE;
+    uint64_t patience = IDLE_SECONDS * READ(cntfrq_el0);
+    uint64_t last = READ(cntpct_el0);
 
     for (;;) {
         while (mail[MAIL_POSTED] == mail[MAIL_FINISHED])
-            ;
+            if (READ(cntpct_el0) - last > patience)
+                turn_off();
         barrier();
         obey(mail);
         barrier();
         mail[MAIL_FINISHED] = mail[MAIL_POSTED];
+        last = READ(cntpct_el0);
     }
 }

@@ -127,7 +127,7 @@ def _constants() -> dict[str, int]:
     return {name: int(value, 0) for name, value in found}
 
 
-def _build(directory: str) -> str:
+def _build(directory: str, idle_seconds: int) -> str:
     compiler = _program("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
     elf = f"{directory}/monitor.elf"
     base = _constants()["MONITOR_BASE"]
@@ -136,6 +136,7 @@ def _build(directory: str) -> str:
         # Stage 1 is off at EL2: its memory is Device, where accesses have to be aligned.
         " -mgeneral-regs-only -mstrict-align -fno-asynchronous-unwind-tables"
         f" -Wl,--nmagic -Wl,--build-id=none -Wl,-Ttext={base:#x}"
+        f" -DIDLE_SECONDS={idle_seconds}"
     )
     sources = [str(HERE / "monitor.S"), str(HERE / "monitor.c")]
     subprocess.run([compiler, *options.split(), "-o", elf, *sources], check=True)
@@ -143,9 +144,10 @@ def _build(directory: str) -> str:
 
 
 class Machine:
-    """QEMU, our monitor in it, and its RAM. A context manager: leaving it ends QEMU."""
+    """QEMU, our monitor in it, and its RAM. A context manager: leaving it ends QEMU; the monitor
+    does, too, when it has not been asked for anything in `idle_seconds`."""
 
-    def __init__(self, cpu: str = "max", timeout: float = 60) -> None:
+    def __init__(self, cpu: str = "max", timeout: float = 60, idle_seconds: int = 600) -> None:
         self._timeout = timeout
         qemu = _program("qemu-system-aarch64", "qemu-system-arm")
         names = _constants()
@@ -163,7 +165,7 @@ class Machine:
         self.stub_ipa = 0
         self._put_code(STUB_MFN << 12, _LOAD + _STORE + _SWAP)
         with tempfile.TemporaryDirectory() as directory:
-            elf = _build(directory)
+            elf = _build(directory, idle_seconds)
             self._qemu = subprocess.Popen(
                 [qemu, "-nodefaults", "-display", "none", "-serial", "none", "-monitor", "none",
                  "-M", "virt,virtualization=on,memory-backend=ram", "-cpu", cpu, "-accel", "tcg",
@@ -246,9 +248,9 @@ class Machine:
             raise ValueError(f"the machine has no RAM at {pa:#x}")
         return self._ram[first : first + n]
 
-    def has_ram(self, mfn: int | None) -> bool:
-        """Whether this frame, if it is one, is RAM."""
-        return mfn is not None and RAM_BASE <= mfn << 12 < RAM_BASE + RAM_BYTES
+    def has_ram(self, mfn: int) -> bool:
+        """Whether this frame is RAM."""
+        return RAM_BASE <= mfn << 12 < RAM_BASE + RAM_BYTES
 
     def _put_code(self, pa: int, words: tuple[int, ...]) -> None:
         code = np.array(words, "<u4").view(np.uint64)

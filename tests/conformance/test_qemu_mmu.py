@@ -10,6 +10,7 @@ both stages combine, in `guests`.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -82,6 +83,13 @@ def test_a_lost_monitor_is_noticed() -> None:
     """It is made to copy from where there is nothing: an external abort at EL2."""
     with Machine("max") as machine, pytest.raises(RuntimeError, match="took an exception"):
         machine.do("at_read", **{"count": 1, "from": 1 << 47, "to": 1 << 47})
+
+
+def test_an_abandoned_machine_ends() -> None:
+    with Machine("max", idle_seconds=1) as machine:
+        time.sleep(2)
+        with pytest.raises(RuntimeError, match="QEMU ended"):
+            machine.invalidate()
 
 
 # ---- Maps ----
@@ -162,8 +170,9 @@ def test_mem_access(machine: Machine, ipa_bits: int) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_types(machine: Machine, order: int) -> None:
-    """Every type with every access, as a page, a block of 2 MiB or of 1 GiB: its memory type and
-    shareability, and whether it can be read and written."""
+    """Every type with every access, as a page, a block of 2 MiB or of 1 GiB: whether it can be
+    read and written, and its memory type and shareability, which are Xen's: Device-nGnRE,
+    Non-cacheable, or else Write-Back; Outer Shareable if it is a device's, Inner if it is RAM."""
     guest = empty_guest(machine, 48, seed=order)
     cases = list(itertools.product(TYPES, pf.Access))
     nr = 1 << order
@@ -177,6 +186,11 @@ def test_types(machine: Machine, order: int) -> None:
     )
     assert compare_at(guest, ipas, "r") == readable
     assert compare_at(guest, ipas, "w") == writable
+    shown = {pf.P2MType.MMIO_DIRECT_DEV: (0x04, 2), pf.P2MType.MMIO_DIRECT_NC: (0x44, 2),
+             pf.P2MType.MMIO_DIRECT_C: (0xFF, 2)}  # fmt: skip
+    for (mapped, _), par in zip(cases, machine.address_translate(ipas, "r").tolist(), strict=True):
+        if not par & PAR_F:
+            assert (par >> 56, par >> 7 & 3) == shown.get(mapped, (0xFF, 3)), mapped
 
 
 @pytest.mark.parametrize("order", ORDERS)
