@@ -204,7 +204,7 @@ class Machine:
         mail[slot["command"]] = self._command[command]
         posted = mail[slot["posted"]] + np.uint64(1)
         mail[slot["posted"]] = posted
-        for _ in range(1000):  # a short command is done by then, and sleeping would cost more
+        for _ in range(200):  # a short command is done by then, and sleeping would cost more
             if mail[slot["finished"]] == posted:
                 return
         deadline = time.monotonic() + self._timeout
