@@ -317,7 +317,6 @@ def compare_access(guest: Guest, ipa: int, kind: str, va: int | None = None) -> 
         compare_abort(va, kind, outcome.abort, fault)
         assert kept is None or kept[0] == old
         return False
-    guest.seen["NONE", 3] += 1
     where = f"{kind!r} of {ipa:#x}, translate: {pa:#x}"
     assert outcome.abort is None, f"{where}: ESR {outcome.abort.esr:#x}"
     if kind == "x":
