@@ -279,12 +279,15 @@ class Machine:
         self.do("stage_1", sctlr=_SCTLR_M_C_I, tcr=_TCR_39_BITS, ttbr=table)
 
     def attach(self, p2m: pf.P2M, stub_gfn: int, input_bits: int) -> None:
-        """Walk the tables of this P2M. `stub_gfn`: where it maps STUB_MFN. `input_bits`: for
-        VTCR_EL2.T0SZ."""
+        """Walk the tables of this P2M. `stub_gfn`: where it maps STUB_MFN. `input_bits`: in place
+        of those in its VTCR, if they are fewer."""
         self._p2m, self.stub_ipa = p2m, stub_gfn << 12
         self.copy_tables()
         p2m.drain_events()
-        self.configure(p2m.vtcr & ~0x3F | 64 - input_bits, p2m.vttbr)
+        vtcr = p2m.vtcr
+        if input_bits < p2m.ipa_bits:
+            vtcr = vtcr & ~0x3F | 64 - input_bits
+        self.configure(vtcr, p2m.vttbr)
 
     def copy_tables(self) -> None:
         """The live tables, as they are now, to where their P2M says that they lie."""
