@@ -15,6 +15,7 @@ from conformance.guests import (
     ORDERS,
     TYPES,
     Change,
+    Guest,
     access_with_traps,
     compare_access,
     compare_all,
@@ -78,6 +79,13 @@ def test_permissions(machine: Machine, ipa_bits: int, order: int) -> None:
             assert works == (granted & needed == needed), f"{mapped!r} {access!r} {kind}"
 
 
+def tables_to(guest: Guest, gfn: int) -> list[tuple[int, int]]:
+    """(level, index in `tables.ravel()`) of the table descriptors on the way to `gfn`; not those
+    that the stub lies behind, too, without which nothing can be loaded."""
+    shared = path(guest.p2m, guest.stub_gfn)
+    return [step for step in path(guest.p2m, gfn)[:-1] if step not in shared]
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("ipa_bits", IPA_BITS)
 def test_address_size_aborts(machine: Machine, ipa_bits: int, order: int) -> None:
@@ -89,10 +97,7 @@ def test_address_size_aborts(machine: Machine, ipa_bits: int, order: int) -> Non
     assert compare_all(guest, np.array([gfn << 12], np.uint64)) == 0
     assert guest.seen["ADDRESS_SIZE", 3 - order // 9] == len(KINDS)
     guest.p2m.set_entry(gfn, 1 << order, min(limit, FRAMES[1]) - (1 << order))
-    # The stub, without which nothing can be loaded, must not lie behind the same table.
-    for level, index in path(guest.p2m, gfn)[:-1]:
-        if index in [shared for _, shared in path(guest.p2m, guest.stub_gfn)]:
-            continue
+    for level, index in tables_to(guest, gfn):
         spoil(guest.p2m, index, limit << 12)
         machine.copy_tables()
         machine.invalidate()
@@ -102,6 +107,24 @@ def test_address_size_aborts(machine: Machine, ipa_bits: int, order: int) -> Non
         spoil(guest.p2m, index, limit << 12)
     machine.obey()
     assert compare_all(guest, np.array([gfn << 12], np.uint64)) == len(KINDS)
+
+
+@pytest.mark.parametrize("ipa_bits", IPA_BITS)
+def test_tables_where_there_is_no_memory(machine: Machine, ipa_bits: int) -> None:
+    """An external abort on the walk, of the level of the descriptor that cannot be read."""
+    guest = empty_guest(machine, ipa_bits, seed=0)
+    gfn = guest.limit // 2
+    guest.p2m.set_entry(gfn, 1, FRAME)
+    guest.attach()
+    tables = tables_to(guest, gfn)
+    for level, index in tables:
+        spoil(guest.p2m, index, 1 << 45)
+        machine.copy_tables()
+        machine.invalidate()
+        assert compare_all(guest, np.array([gfn << 12], np.uint64)) == 0
+        assert guest.seen["EXTERNAL", level + 1] == len(KINDS)
+        spoil(guest.p2m, index, 1 << 45)
+    assert [level for level, _ in tables] == list(range(guest.p2m.root_level, 3))
 
 
 @pytest.mark.parametrize("ipa_bits", IPA_BITS)
