@@ -94,7 +94,8 @@ def landing(pa: int) -> tuple[int, ...]:
     )
 
 
-def _program(words: Sequence[int]) -> bytes:
+def program(words: Sequence[int]) -> bytes:
+    """Machine code as it lies in memory."""
     return np.array(words, "<u4").tobytes()
 
 
@@ -165,7 +166,7 @@ class Mmu:
     def __init__(self) -> None:
         self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM, arm64.UC_CPU_ARM64_MAX)
         self._uc.ctl_set_tlb_mode(unicorn.UC_TLB_CPU)
-        self._memory = _anonymous(MONITOR_BYTES + WINDOW_BYTES * len(WINDOWS))
+        self._memory = anonymous_memory(MONITOR_BYTES + WINDOW_BYTES * len(WINDOWS))
         self._words = np.frombuffer(self._memory, "<u8")
         # Unicorn finds translated code by its virtual address and its offset in what was mapped
         # with one call, and would run one window's code in another. So each call maps our memory
@@ -176,7 +177,7 @@ class Mmu:
             skipped = MONITOR_BYTES + i * WINDOW_BYTES
             self._map(base - skipped, skipped + WINDOW_BYTES, self._words)
         self._uc.mem_write(MONITOR_BASE, _MONITOR)
-        self._uc.mem_write(STUB_MFN << 12, _program(LOAD + STORE + SWAP))
+        self._uc.mem_write(STUB_MFN << 12, program(LOAD + STORE + SWAP))
         self._p2m: pf.P2M | None = None
         self._tables: np.ndarray | None = None
         self._copy: np.ndarray | None = None
@@ -353,7 +354,7 @@ class Mmu:
 
         syndromes = [(state(f"hvc {i:#x}"), 0x5A00_0000 | i) for i in (0x1234, 0xA5C3)]
         addresses = [(state("load", a), a) for a in (0x12_3456_7898, 0x6D_CBA9_8768)]
-        return _only_place("<u4", syndromes), _only_place("<u8", addresses)
+        return only_place("<u4", syndromes), only_place("<u8", addresses)
 
     # ---- Machine memory ----
 
@@ -368,10 +369,10 @@ class Mmu:
     def plant(self, pa: int) -> None:
         """Put code at a physical address, aligned to 16, that says where it lies."""
         index = _index(pa)
-        self._words[index : index + 2] = np.frombuffer(_program(landing(pa)), "<u8")
+        self._words[index : index + 2] = np.frombuffer(program(landing(pa)), "<u8")
 
 
-def _anonymous(size: int) -> mmap.mmap:
+def anonymous_memory(size: int) -> mmap.mmap:
     """Memory that costs only what is touched of it, a small page at a time."""
     no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux; older Pythons do not name it
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
@@ -386,7 +387,8 @@ def _index(pa: int) -> int:
     raise AssertionError(f"there is no machine memory at {pa:#x}")
 
 
-def _only_place(dtype: str, expected: list[tuple[bytes, int]]) -> int:
+def only_place(dtype: str, expected: list[tuple[bytes, int]]) -> int:
+    """The only offset at which each of these states holds the value that goes with it."""
     size = np.dtype(dtype).itemsize
     found = [
         np.frombuffer(state[: len(state) // size * size], dtype) == value
