@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,9 +146,16 @@ def _build(directory: str, idle_seconds: int) -> str:
 
 class Machine:
     """QEMU, our monitor in it, and its RAM. A context manager: leaving it ends QEMU; the monitor
-    does, too, when it has not been asked for anything in `idle_seconds`."""
+    does, too, when it has not been asked for anything in `idle_seconds`. `arguments`: for QEMU.
+    """
 
-    def __init__(self, cpu: str = "max", timeout: float = 60, idle_seconds: int = 600) -> None:
+    def __init__(
+        self,
+        cpu: str = "max",
+        timeout: float = 60,
+        idle_seconds: int = 600,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self._timeout = timeout
         qemu = _program("qemu-system-aarch64", "qemu-system-arm")
         names = _constants()
@@ -172,7 +180,7 @@ class Machine:
                  "-m", f"{RAM_BYTES >> 20}M", "-object",
                  f"memory-backend-file,id=ram,size={RAM_BYTES},mem-path=/dev/fd/{self._file},"
                  "share=on,prealloc=off",
-                 "-device", f"loader,file={elf},cpu-num=0"],
+                 "-device", f"loader,file={elf},cpu-num=0", *arguments],
                 pass_fds=[self._file], stdin=subprocess.DEVNULL, stdout=self._log,
                 stderr=self._log,
             )  # fmt: skip

@@ -89,7 +89,7 @@ class Machine:
                 stderr=log,
                 start_new_session=True,
             )
-        self._qmp: _Qmp | None = None
+        self._qmp: Qmp | None = None
 
     def __enter__(self) -> Machine:
         return self
@@ -122,7 +122,7 @@ class Machine:
     def qmp(self, command: str, **arguments: object) -> Any:
         """Run a command of QEMU's machine protocol and return its answer."""
         if self._qmp is None:
-            self._qmp = _Qmp(self._qmp_socket)
+            self._qmp = Qmp(self._qmp_socket)
         return self._qmp.execute(command, arguments)
 
     def last_words(self) -> str:
@@ -133,7 +133,9 @@ class Machine:
         return "\n".join(lines)
 
 
-class _Qmp:
+class Qmp:
+    """A client of QEMU's machine protocol, on its socket."""
+
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(SOCKET_TIMEOUT)
@@ -143,9 +145,11 @@ class _Qmp:
         self.execute("qmp_capabilities", {})
 
     def close(self) -> None:
+        """Hang up."""
         self._socket.close()
 
     def execute(self, command: str, arguments: dict[str, object]) -> Any:
+        """Run a command and return its answer; DumpError where QEMU refuses it."""
         self._stream.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
         self._stream.flush()
         while True:
