@@ -12,12 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-EXTENT_DTYPE = np.dtype(
-    [
-        ("gfn", "<u8"), ("mfn", "<u8"), ("nr", "<u8"), ("attrs", "<u8"), ("level", "i1"),
-        ("valid", "?"), ("reachable", "?"),
-    ]
-)  # fmt: skip
+from p2mfast.types import EXTENT_DTYPE
 
 
 def boxes_of_text(figure: Figure) -> list[tuple[str, Bbox, Text]]:

@@ -202,6 +202,20 @@ def test_addresses_do_not_run_over_their_field(tables: Tables) -> None:
     assert [row[0] for row in tables.findings()] == [FindingKind.RESERVED]
 
 
+def test_below_an_armed_table_a_run_of_pages_is_not_reachable(tables: Tables) -> None:
+    tables.link(2, 4, 4)
+    for index in range(512):
+        tables.put(3, index, PAGE | 0x1000_0000 + 4096 * index)
+        tables.put(4, index, PAGE | 0x1020_0000 + 4096 * index)
+    tables.words[2, 4] &= np.uint64(2**64 - 2)
+    extents = tables.image().extents()
+    assert extents[["gfn", "nr"]].tolist() == [(GFN, 512), (GFN + 512, 512)]
+    assert extents["valid"].tolist() == [True, True]
+    assert extents["reachable"].tolist() == [True, False]
+    assert tables.image().mapped_runs().tolist() == [(GFN, 0x10000, 1024, 1)]
+    assert tables.image().ranges()["reachable"].tolist() == [512]
+
+
 def test_what_is_neither_valid_nor_of_a_type_is_counted_only(tables: Tables) -> None:
     tables.put(3, 8, 0xFF << 2)
     tables.put(0, 8, TABLE & ~1 & ~(0xF << 55) | BASE)

@@ -163,6 +163,18 @@ def test_a_number_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'here' is no number (0x... for hexadecimal)" in capsys.readouterr().err
 
 
+def test_a_picture_beside_the_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "map.png"
+    status, out = printed(capsys, DOM0, "--plot", str(picture))
+    assert status == 0
+    assert "No findings" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["inspect", DOM0, "--plot", str(tmp_path / "map.bmp")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "'.bmp' is none of .png, .svg, .pdf" in captured.err
+
+
 # ---- Notebooks ----
 
 

@@ -12,29 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from pictures import EXTENT_DTYPE, assert_legible, extents, labelled, meshes, words_of
+from pictures import assert_legible, extents, labelled, meshes, words_of
 
 import p2mfast as pf
 from p2mfast import plot
+from p2mfast.image import Image
 from p2mfast.plot import memory
-
-
-def extents_of(p2m: pf.P2M) -> np.ndarray:
-    """Leaves of equal state, coalesced, as an image's extents are."""
-    words = p2m.entries()
-    leaves = words[(words["level"] == 3) | (words["raw"] & np.uint64(2) == 0)]
-    leaves = leaves[np.argsort(leaves["gfn"], kind="stable")]
-    rows: list[list[int]] = []
-    for level, gfn, raw in zip(*(leaves[n].tolist() for n in ("level", "gfn", "raw")), strict=True):
-        entry = p2m.get_entry(gfn)
-        mfn, nr = raw >> 12 & (1 << 36) - 1, 1 << 9 * (3 - level)
-        state = [raw & ~0xFFFFFFFFF003, level, raw & 1, entry.reachable]
-        last = rows[-1] if rows else None
-        if last and last[3:] == state and [last[n] + last[2] for n in (0, 1)] == [gfn, mfn]:
-            last[2] += nr
-        else:
-            rows.append([gfn, mfn, nr, *state])
-    return np.array([tuple(row) for row in rows], EXTENT_DTYPE)
+from p2mfast.types import EXTENT_DTYPE
 
 
 def shown(figure: Figure) -> list[np.ndarray]:
@@ -61,7 +45,7 @@ def dom0() -> pf.P2M:
 
 
 def test_a_dom0_is_drawn_as_four_islands() -> None:
-    figure = memory.draw(extents_of(dom0()), 40, "dom0")
+    figure = memory.draw(Image.of(dom0()).extents(), 40, "dom0")
     low, ram, window, high = shown(figure)
     titles = [words for words in words_of(figure).splitlines() if words.startswith("0x")]
     assert [title for title in titles if " to " in title] == [

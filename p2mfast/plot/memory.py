@@ -201,20 +201,24 @@ def draw(extents: npt.NDArray[np.void], ipa_bits: int, title: str) -> Figure:
     heading = wrap(title, LARGE)
     legends = _legends(table, rasters)
     longest = max((len(patches) for _, patches in legends), default=0)
+    lines = [f"In a space of {ipa_bits} bits nothing is mapped."]
+    if parts:
+        lines = [
+            f"{_about(int(table.nr.sum()))} of a space of {ipa_bits} bits mapped. Three bands a"
+            " row: p2m type, mapping size, state. Cells show what prevails.",
+            "A row begins at the IPA to its left; the scale below has the offset in it.",
+        ]
     page = Page(
-        LINE * (len(heading) * 1.3 + 2 + longest + 1.5) + sum(heights) + 0.55 * len(parts) + 0.3
+        LINE * (len(heading) * 1.3 + len(lines) + 1 + longest + 1.5)
+        + sum(heights)
+        + 0.55 * len(parts)
+        + 0.3
     )
     top = MARGIN
     page.text(MARGIN, top, "\n".join(heading), LARGE)
     top += len(heading) * LINE * 1.3
-    words = f"In a space of {ipa_bits} bits nothing is mapped."
-    if parts:
-        words = (
-            f"{_about(int(table.nr.sum()))} of a space of {ipa_bits} bits mapped. Three bands a"
-            " row: p2m type, mapping size, state. Cells show what prevails."
-        )
-    page.text(MARGIN, top, words, color=GRAY)
-    top += LINE * 2
+    page.text(MARGIN, top, "\n".join(lines), color=GRAY)
+    top += LINE * (len(lines) + 1)
     for part, picture, height in zip(parts, rasters, heights, strict=True):
         _draw_island(page, top, part, picture, height)
         top += height + 0.55
