@@ -471,8 +471,34 @@ def test_a_zip_of_something_else(tmp_path: Path) -> None:
             head = b"{'descr': 1, 'fortran_order': False, 'shape': (1,)}".ljust(117) + b"\n"
             archive.writestr(name, b"\x93NUMPY\x01\x00\x76\x00" + head)
     (tmp_path / "x.npz").write_bytes(buffer.getvalue())
-    with pytest.raises(pf.ImageError, match=r"cannot be read as an \.npz"):
+    with pytest.raises(pf.ImageError, match=r"cannot be read as an \.npz of table pages"):
         pf.image.load(tmp_path / "x.npz")
+
+
+def test_an_npz_whose_header_numpy_trips_over(tmp_path: Path) -> None:
+    """NumPy raises tokenize.TokenError for this one."""
+    save_all(tmp_path)
+    path = tmp_path / "x.npz"
+    header = b"{'descr': '<u8', 'fortran_order': Faer': '".ljust(117) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("meta.npy", "page_pa.npy", "page.npy"):
+            archive.writestr(name, b"\x93NUMPY\x01\x00\x76\x00" + header)
+    with pytest.raises(pf.ImageError, match=r"cannot be read as an \.npz"):
+        pf.image.load(path)
+
+
+def test_an_npz_that_unpacks_to_more_than_there_is_memory(tmp_path: Path) -> None:
+    """The archive's directory says 2 TiB of a member that has a few bytes."""
+    path = tmp_path / "x.npz"
+    pf.image.save(pf.P2M(40), path)
+    whole = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path, "a", allowZip64=True) as archive:
+        member = archive.getinfo("page.npy")
+        member.file_size = 2 << 40
+        archive.writestr("more", b"")  # writes the directory anew
+    assert path.read_bytes() != whole
+    with pytest.raises(pf.ImageError, match=r"unpacks to 2097\d\d\d MiB, more than half"):
+        pf.image.load(path)
 
 
 def test_a_failed_save_leaves_what_was_there(tmp_path: Path) -> None:
