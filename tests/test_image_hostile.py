@@ -475,6 +475,18 @@ def test_a_zip_of_something_else(tmp_path: Path) -> None:
         pf.image.load(tmp_path / "x.npz")
 
 
+@pytest.mark.parametrize("which", ["meta.npy", "page_pa.npy", "page.npy"])
+def test_an_npz_whose_members_are_no_arrays(which: str, tmp_path: Path) -> None:
+    save_all(tmp_path)
+    with zipfile.ZipFile(tmp_path / "whole.npz") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, b"no array" if name == which else data)
+    with pytest.raises(pf.ImageError):
+        pf.image.load(tmp_path / "x.npz")
+
+
 def test_an_npz_whose_header_numpy_trips_over(tmp_path: Path) -> None:
     """NumPy raises tokenize.TokenError for this one."""
     save_all(tmp_path)

@@ -23,7 +23,10 @@ def read(path: Path) -> tuple[dict[str, Any], list[tuple[int, Bytes]]]:
     try:
         _refuse_a_bomb(path)
         with np.load(path, allow_pickle=False) as arrays:
-            meta, page_pa, page = (arrays[name] for name in ("meta", "page_pa", "page"))
+            meta, page_pa, page = (
+                np.asarray(arrays[name])  # of a member that is no array NumPy gives the bytes
+                for name in ("meta", "page_pa", "page")
+            )
     except ImageError:
         raise
     except Exception as error:  # of a broken file NumPy and zipfile raise nearly everything
