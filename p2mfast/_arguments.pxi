@@ -242,3 +242,46 @@ cdef cnp.ndarray _words(P2M p2m, int level):
         with nogil:
             found = p2mfast_words(p2m._p2m, level, target, n)
     return words[:found]
+
+
+cdef cnp.ndarray _mapped_runs(P2M p2m):
+    cdef size_t n = 0
+    cdef size_t found = 64
+    cdef cnp.ndarray runs = np.empty(0, MAPPED_RUN_DTYPE)
+    cdef p2mfast_mapped_run_t *target
+    while found > n:
+        n = found
+        runs = np.empty(n, MAPPED_RUN_DTYPE)
+        target = <p2mfast_mapped_run_t *>cnp.PyArray_DATA(runs)
+        with nogil:
+            found = p2mfast_mapped_runs(p2m._p2m, target, n)
+    return runs[:found].copy()
+
+
+cdef cnp.ndarray _copied_tables(P2M p2m):
+    cdef uint64_t found = len(p2m.tables)
+    cdef uint64_t rows = 0
+    cdef cnp.ndarray copy = np.empty((0, 512), np.uint64)
+    cdef uint64_t *target
+    while found > rows:
+        rows = found
+        copy = np.empty((rows, 512), np.uint64)
+        target = <uint64_t *>cnp.PyArray_DATA(copy)
+        with nogil:
+            found = p2mfast_copy_tables(p2m._p2m, target, rows)
+    return copy
+
+
+# ---- Findings ----
+
+cdef dict _FINDINGS = {
+    1: "stats.mappings[{level}] does not agree with the {value} leaves of that level",
+    2: "stats.tables does not agree with the {value} tables that are reached",
+    3: "table frame {value:#x} is reached twice (level {level}, gfn {gfn:#x})",
+    4: "table frame {value:#x} lies outside the table memory (level {level}, gfn {gfn:#x})",
+    5: "descriptor {value:#018x} has reserved bits (level {level}, gfn {gfn:#x})",
+    6: "block {value:#018x} is not aligned to its size (level {level}, gfn {gfn:#x})",
+    7: "leaf outside lowest_mapped_gfn..max_mapped_gfn (level {level}, gfn {gfn:#x})",
+    8: "descriptor {value:#018x} beyond the IPA space (level {level}, gfn {gfn:#x})",
+    9: "the count of counted mappings does not agree with the {value} that are there",
+}

@@ -55,19 +55,6 @@ cdef extern from *:
 include "_arguments.pxi"
 include "_entry.pxi"
 
-cdef dict _FINDINGS = {
-    1: "stats.mappings[{level}] does not agree with the {value} leaves of that level",
-    2: "stats.tables does not agree with the {value} tables that are reached",
-    3: "table frame {value:#x} is reached twice (level {level}, gfn {gfn:#x})",
-    4: "table frame {value:#x} lies outside the table memory (level {level}, gfn {gfn:#x})",
-    5: "descriptor {value:#018x} has reserved bits (level {level}, gfn {gfn:#x})",
-    6: "block {value:#018x} is not aligned to its size (level {level}, gfn {gfn:#x})",
-    7: "leaf outside lowest_mapped_gfn..max_mapped_gfn (level {level}, gfn {gfn:#x})",
-    8: "descriptor {value:#018x} beyond the IPA space (level {level}, gfn {gfn:#x})",
-    9: "the count of counted mappings does not agree with the {value} that are there",
-}
-
-
 # ---- The P2M ----
 
 
@@ -249,17 +236,7 @@ cdef class P2M:
 
     def copy_tables(self):
         """A copy of :attr:`tables` as they are at one moment, whatever other threads do."""
-        cdef uint64_t found = len(self.tables)
-        cdef uint64_t rows = 0
-        cdef cnp.ndarray copy = np.empty((0, 512), np.uint64)
-        cdef uint64_t *target
-        while found > rows:
-            rows = found
-            copy = np.empty((rows, 512), np.uint64)
-            target = <uint64_t *>cnp.PyArray_DATA(copy)
-            with nogil:
-                found = p2mfast_copy_tables(self._p2m, target, rows)
-        return copy
+        return _copied_tables(self)
 
     # ---- Look-ups ----
 
@@ -576,17 +553,7 @@ cdef class P2M:
     def mapped_runs(self):
         """All mappings, coalesced where GFN, MFN and type go on: a structured array (gfn, mfn, nr,
         type), ascending."""
-        cdef size_t n = 0
-        cdef size_t found = 64
-        cdef cnp.ndarray runs = np.empty(0, MAPPED_RUN_DTYPE)
-        cdef p2mfast_mapped_run_t *target
-        while found > n:
-            n = found
-            runs = np.empty(n, MAPPED_RUN_DTYPE)
-            target = <p2mfast_mapped_run_t *>cnp.PyArray_DATA(runs)
-            with nogil:
-                found = p2mfast_mapped_runs(self._p2m, target, n)
-        return runs[:found].copy()
+        return _mapped_runs(self)
 
     def check(self):
         """Findings about the tree, as strings; an empty list when it is sound.

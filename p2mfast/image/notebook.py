@@ -5,18 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from p2mfast.descriptor import type_name
-from p2mfast.image.report import (
-    geometry_words,
-    leaves_words,
-    memory_words,
-    rights_words,
-    share_words,
-    size_words,
-    tables_words,
-)
+from p2mfast.image.report import geometry_words, range_cells, tables_words
 from p2mfast.image.tables import Image
-from p2mfast.types import Attributes, type_of
 
 MOST_ROWS = 20
 _MOST_PIECES = 200
@@ -53,29 +43,15 @@ def html_of(image: Image, title: str) -> str:
     )
 
 
-def _cells(row: Any) -> tuple[str, ...]:
-    attributes = Attributes(int(row["attrs"]))
-    return (
-        f"{int(row['gfn']) << 12:#x}",
-        f"{int(row['mfn']) << 12:#x}",
-        size_words(int(row["nr"])),
-        type_name(int(type_of(row["attrs"]))),
-        rights_words(attributes),
-        memory_words(attributes),
-        leaves_words(row["by_level"]),
-        share_words(int(row["reachable"]), int(row["nr"])),
-    )
-
-
 def _row(row: Any) -> str:
-    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(row)) + "</tr>"
+    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in range_cells(row)) + "</tr>"
 
 
 def _strip(ranges: Any) -> str:
     """A piece a range, as wide as its size has digits; what is not reachable is pale."""
     pieces = []
     for row in ranges:
-        ipa, _, size, kind, *_, reachable = _cells(row)
+        ipa, _, size, kind, *_, reachable = range_cells(row)
         solid = 0.25 + 0.75 * int(row["reachable"]) / int(row["nr"])
         pieces.append(
             f'<div title="{ipa}: {size} of {kind}, reachable: {reachable}" style="flex:'

@@ -41,7 +41,7 @@ def size_words(pages: int) -> str:
     return f"{size:.0f} {unit}" if exact or size >= 100 else f"{size:.3g} {unit}"
 
 
-def memory_words(attributes: Attributes) -> str:
+def _memory_words(attributes: Attributes) -> str:
     """Memory type and shareability, short: "WB ISH", "nGnRE OSH"."""
     outer, inner = attributes.memattr >> 2, attributes.memattr & 3
     kind = _CACHE[inner] if outer == inner else f"{_CACHE[outer]}/{_CACHE[inner]}"
@@ -50,18 +50,13 @@ def memory_words(attributes: Attributes) -> str:
     return f"{kind} {_SHAREABILITY[attributes.shareability]}"
 
 
-def rights_words(attributes: Attributes) -> str:
+def _rights_words(attributes: Attributes) -> str:
     """What the guest may do: "rw-"."""
     granted = (attributes.readable, attributes.writable, attributes.executable)
     return "".join(letter if right else "-" for letter, right in zip("rwx", granted, strict=True))
 
 
-def leaves_words(by_level: Array) -> str:
-    """The sizes of leaves that there are, short: "2M 4K"."""
-    return " ".join(name for level, name in _LEAF_SIZES.items() if by_level[level])
-
-
-def share_words(part: int, whole: int) -> str:
+def _share_words(part: int, whole: int) -> str:
     """Part of a whole: "all", "none" or percents."""
     if part in (0, whole):
         return "all" if part else "none"
@@ -93,6 +88,22 @@ def tables_words(image: Image) -> str:
     )
 
 
+def range_cells(row: Any) -> tuple[str, ...]:
+    """A row of :meth:`Image.ranges`: where, whereto, size, type, rights, memory, leaves, and how
+    much of it is reachable."""
+    attributes = Attributes(int(row["attrs"]))
+    return (
+        f"{int(row['gfn']) << 12:#x}",
+        f"{int(row['mfn']) << 12:#x}",
+        size_words(int(row["nr"])),
+        type_name(int(type_of(row["attrs"]))),
+        _rights_words(attributes),
+        _memory_words(attributes),
+        " ".join(name for level, name in _LEAF_SIZES.items() if row["by_level"][level]),
+        _share_words(int(row["reachable"]), int(row["nr"])),
+    )
+
+
 # ---- Tables ----
 
 
@@ -109,17 +120,7 @@ def ranges_table(ranges: Array) -> Table:
     """A row a range; 80 columns wide."""
     table = _table("ipa", "pa", "size:", "type", "", "memory", "leaves", "reach-\nable:")
     for row in ranges:
-        attributes = Attributes(int(row["attrs"]))
-        table.add_row(
-            f"{int(row['gfn']) << 12:#x}",
-            f"{int(row['mfn']) << 12:#x}",
-            size_words(int(row["nr"])),
-            type_name(int(type_of(row["attrs"]))),
-            rights_words(attributes),
-            memory_words(attributes),
-            leaves_words(row["by_level"]),
-            share_words(int(row["reachable"]), int(row["nr"])),
-        )
+        table.add_row(*range_cells(row))
     return table
 
 
@@ -202,7 +203,7 @@ def _side(row: Any, side: int) -> str:
         state = "below armed"
     return (
         f"{int(row['mfn'][side]) << 12:#x} {type_name(int(type_of(row['attrs'][side])))}"
-        f" {rights_words(attributes)} {memory_words(attributes)}"
+        f" {_rights_words(attributes)} {_memory_words(attributes)}"
         f" {_LEAF_SIZES[int(row['level'][side])]} {state}"
     )
 
