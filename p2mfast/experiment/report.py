@@ -150,6 +150,8 @@ def bench_table(results: Sequence[Result]) -> Table:
 
 def _figure(ns: float) -> str:
     """Three or four digits, and the unit where it is not ns."""
+    if ns >= 10_000_000:
+        return f"{ns / 1e6:.0f} ms"
     if ns >= 10_000:
         return f"{ns / 1000:.0f} µs"
     return f"{ns:.2f}" if ns < 100 else f"{ns:.0f}"
