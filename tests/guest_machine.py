@@ -22,9 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 import unicorn
+from mmu_guest import program
 from unicorn import arm64_const as arm64
 from unicorn import arm_const as arm
-from unicorn_mmu import anonymous_memory, only_place, program
+from unicorn_mmu import anonymous_memory, only_place
 
 import p2mfast as pf
 from p2mfast.hypervisor.flushing import FlushRecord

@@ -20,11 +20,24 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import unicorn
+from mmu_guest import (
+    HCR_DC,
+    HCR_RW,
+    HCR_VM,
+    HVC,
+    STUB,
+    STUB_OFFSETS,
+    Abort,
+    Outcome,
+    Words,
+    invalidation_due,
+    landing,
+    program,
+    vtcr_of,
+)
 from unicorn import arm64_const as arm64
 
 import p2mfast as pf
@@ -78,27 +91,6 @@ def _at_loop(instruction: int) -> tuple[int, ...]:
     )
 
 
-HVC = 0xD4000002  # hvc #0; the immediate is bits 20:5
-LOAD = (0xF9400001, HVC)  # ldr   x1, [x0]
-STORE = (0xF9000001, HVC)  # str   x1, [x0]
-SWAP = (0xF8E18002, HVC)  # swpal x1, x2, [x0]
-
-
-def landing(pa: int) -> tuple[int, ...]:
-    """Code that says where it lies: it puts `pa` (below 2**48) into x2."""
-    return (
-        0xD2800002 | (pa & 0xFFFF) << 5,  # movz x2, #pa[15:0]
-        0xF2A00002 | (pa >> 16 & 0xFFFF) << 5,  # movk x2, #pa[31:16], lsl #16
-        0xF2C00002 | (pa >> 32 & 0xFFFF) << 5,  # movk x2, #pa[47:32], lsl #32
-        HVC,
-    )
-
-
-def program(words: Sequence[int]) -> bytes:
-    """Machine code as it lies in memory."""
-    return np.array(words, "<u4").tobytes()
-
-
 # The monitor's parts. Each ends at a NOP of its own, where no run begins: Unicorn stops at an end
 # address only if it has not translated the code there before.
 NOP = 0xD503201F
@@ -127,9 +119,6 @@ def _part(name: str) -> tuple[int, int]:
 
 EL1H = 0x3C5  # PSTATE: interrupts masked, EL1 or EL2 with its own stack pointer
 EL2H = 0x3C9
-HCR_VM = 1 << 0
-HCR_DC = 1 << 12
-HCR_RW = 1 << 31
 SCR_NS_HCE_RW = 1 << 10 | 1 << 8 | 1 << 0
 
 # (CRn, CRm, op0, op1, op2), as Unicorn wants them.
@@ -138,26 +127,6 @@ HPFAR_EL2 = (6, 0, 3, 4, 4)
 
 # Numbers of QEMU's exceptions, as UC_HOOK_INTR gives them.
 PREFETCH_ABORT, DATA_ABORT, HYPERVISOR_CALL = 3, 4, 11
-
-PAR_F = 1 << 0
-PAR_S = 1 << 9  # the fault is one of stage 2
-PAR_ADDRESS = 0x0000_FFFF_FFFF_F000
-
-
-class Abort(NamedTuple):
-    """The registers that an EL2 handler would read."""
-
-    esr: int
-    far: int
-    hpfar: int
-
-
-class Outcome(NamedTuple):
-    """One access of the guest: what it read (a swap: read before it wrote), or for a fetch the
-    physical address that the code fetched says it lies at; or the abort."""
-
-    value: int | None
-    abort: Abort | None
 
 
 class Mmu:
@@ -177,7 +146,7 @@ class Mmu:
             skipped = MONITOR_BYTES + i * WINDOW_BYTES
             self._map(base - skipped, skipped + WINDOW_BYTES, self._words)
         self._uc.mem_write(MONITOR_BASE, _MONITOR)
-        self._uc.mem_write(STUB_MFN << 12, program(LOAD + STORE + SWAP))
+        self._uc.mem_write(STUB_MFN << 12, program(STUB))
         self._p2m: pf.P2M | None = None
         self._tables: np.ndarray | None = None
         self._copy: np.ndarray | None = None
@@ -193,29 +162,26 @@ class Mmu:
     def attach(
         self,
         p2m: pf.P2M,
-        *,
         stub_gfn: int = 0,
-        input_bits: int | None = None,
+        input_bits: int = 64,
+        *,
         tables: np.ndarray | None = None,
         default_cacheable: bool = False,
     ) -> None:
         """Walk the tables of this P2M; machine memory reads as zero again.
 
         `stub_gfn`: where it maps STUB_MFN, the page that the guest's loads and stores are run from.
-        `input_bits`: VTCR_EL2.T0SZ for a part of a larger space, with the same root.
+        `input_bits`: in place of those in its VTCR, if they are fewer.
         `tables`: a copy to be walked instead. `default_cacheable`: HCR_EL2.DC.
         """
         self._unmap_tables()
         self._memory.madvise(mmap.MADV_DONTNEED, MONITOR_BYTES)
         self._p2m, self._copy, self.stub_ipa = p2m, tables, stub_gfn << 12
         self._table_base = p2m.table_base_mfn << 12
-        vtcr = p2m.vtcr
-        if input_bits is not None:
-            vtcr = vtcr & ~0x3F | 64 - input_bits
         hcr = HCR_RW | HCR_VM | (HCR_DC if default_cacheable else 0)
         self._map_tables()
         p2m.drain_events()
-        self._monitor("configure", hcr, vtcr, p2m.vttbr)
+        self._monitor("configure", hcr, vtcr_of(p2m, input_bits), p2m.vttbr)
 
     def _map_tables(self) -> None:
         """All the frames in use so far, zero-copy."""
@@ -241,7 +207,7 @@ class Mmu:
         if self._copy is None and len(self._p2m.tables) != len(self._tables):
             self._unmap_tables()
             self._map_tables()
-        due = bool((self._p2m.drain_events()["kind"] == pf.EventKind.TLB_INVALIDATE).any())
+        due = invalidation_due(self._p2m)
         if due:
             self.invalidate()
         return due
@@ -262,7 +228,7 @@ class Mmu:
         assert self._number is None, f"the monitor took exception {self._number}"
         assert self._uc.reg_read(arm64.UC_ARM64_REG_PC) == end
 
-    def address_translate(self, ipas: np.ndarray, access: str) -> np.ndarray:
+    def address_translate(self, ipas: Words, access: str) -> Words:
         """PAR_EL1 after AT S12E1R (`access` "r") or AT S12E1W ("w") of each address."""
         pars = []
         for first in range(0, len(ipas), AT_BATCH):
@@ -274,30 +240,18 @@ class Mmu:
 
     # ---- The guest ----
 
-    def load(self, ipa: int) -> Outcome:
-        """A load of 8 bytes."""
-        return self._guest(self.stub_ipa, arm64.UC_ARM64_REG_X1, ipa)
-
-    def store(self, ipa: int, value: int) -> Outcome:
-        """A store of 8 bytes."""
-        return self._guest(self.stub_ipa + 4 * len(LOAD), arm64.UC_ARM64_REG_X1, ipa, value)
-
-    def swap(self, ipa: int, value: int) -> Outcome:
-        """One access that reads and writes 8 bytes."""
-        return self._guest(self.stub_ipa + 4 * len(LOAD + STORE), arm64.UC_ARM64_REG_X2, ipa, value)
-
-    def fetch(self, ipa: int) -> Outcome:
-        """A jump to `ipa`; `plant` puts the code there that says where it lies."""
-        return self._guest(ipa, arm64.UC_ARM64_REG_X2)
-
-    def _guest(self, pc: int, answer: int, x0: int = 0, x1: int = 0) -> Outcome:
+    def access(self, kind: str, ipa: int, value: int = 0) -> Outcome:
+        """A load ("r") or store ("w") of 8 bytes, one access that does both ("rw"), or a jump to
+        `ipa` ("x"; see `plant`)."""
+        pc = ipa if kind == "x" else self.stub_ipa + STUB_OFFSETS[kind]
         self._enter(EL1H)
-        self._uc.reg_write(arm64.UC_ARM64_REG_X0, x0)
-        self._uc.reg_write(arm64.UC_ARM64_REG_X1, x1)
+        self._uc.reg_write(arm64.UC_ARM64_REG_X0, ipa)
+        self._uc.reg_write(arm64.UC_ARM64_REG_X1, value)
         self._uc.reg_write(arm64.UC_ARM64_REG_X2, 0)
         # A value that no abort leaves, so that one which writes nothing does not go unnoticed.
         self._uc.reg_write(arm64.UC_ARM64_REG_CP_REG, (*HPFAR_EL2, UNREACHED))
         if self._take(pc) == HYPERVISOR_CALL:
+            answer = arm64.UC_ARM64_REG_X1 if kind == "r" else arm64.UC_ARM64_REG_X2
             return Outcome(self._uc.reg_read(answer), None)
         hpfar = self._uc.reg_read(arm64.UC_ARM64_REG_CP_REG, HPFAR_EL2)
         esr, far = self._word(self._esr_at, 4), self._word(self._far_at, 8)
@@ -358,18 +312,14 @@ class Mmu:
 
     # ---- Machine memory ----
 
-    def peek(self, pa: int) -> int:
-        """The 8 bytes at a physical address."""
-        return int(self._words[_index(pa)])
-
-    def poke(self, pa: int, value: int) -> None:
-        """Set the 8 bytes at a physical address."""
-        self._words[_index(pa)] = value
+    def words(self, pa: int, n: int = 1) -> Words:
+        """Memory from a physical address on, in place."""
+        first = _index(pa)
+        return self._words[first : first + n]
 
     def plant(self, pa: int) -> None:
         """Put code at a physical address, aligned to 16, that says where it lies."""
-        index = _index(pa)
-        self._words[index : index + 2] = np.frombuffer(program(landing(pa)), "<u8")
+        self.words(pa, 2)[:] = np.frombuffer(program(landing(pa)), "<u8")
 
 
 def anonymous_memory(size: int) -> mmap.mmap:

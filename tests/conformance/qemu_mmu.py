@@ -25,14 +25,24 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from mmu_guest import (
+    HCR_DC,
+    HCR_RW,
+    HCR_VM,
+    STUB,
+    STUB_OFFSETS,
+    Abort,
+    Outcome,
+    Words,
+    invalidation_due,
+    landing,
+    program,
+    vtcr_of,
+)
 
 import p2mfast as pf
-
-Words = npt.NDArray[np.uint64]
 
 HERE = Path(__file__).parent
 
@@ -55,57 +65,12 @@ MAX_TABLES = 1 << 17
 FRAMES = 0x2_0000_0000 >> 12, (RAM_BASE + RAM_BYTES) >> 12
 """RAM that the guest may be given: first and last (exclusive) frame."""
 
-KINDS = ("r", "w", "rw", "x")
-"""Accesses: a load, a store, one that does both, a fetch."""
-
 # ---- Registers ----
-
-HCR_VM = 1 << 0
-HCR_DC = 1 << 12
-HCR_RW = 1 << 31
-
-PAR_F = 1 << 0
-PAR_FST = 0x3F << 1
-PAR_PTW = 1 << 8
-PAR_S = 1 << 9
-PAR_SH = 3 << 7
-PAR_ADDRESS = 0x000F_FFFF_FFFF_F000
-PAR_ATTR = 0xFF << 56
 
 _SCTLR_M_C_I = 0x30D0_1805  # and the bits that are RES1 in Armv8.0
 _TCR_39_BITS = 5 << 32 | 1 << 23 | 0x3519  # IPS 48 bits, EPD1, Write-Back tables, T0SZ 25
 
 _EC_HVC = 0x16
-
-_LOAD = (0xF9400001, 0xD4000002)  # ldr   x1, [x0]; hvc #0
-_STORE = (0xF9000001, 0xD4000002)  # str   x1, [x0]; hvc #0
-_SWAP = (0xF8E18002, 0xD4000002)  # swpal x1, x2, [x0]; hvc #0
-
-
-def _landing(pa: int) -> tuple[int, ...]:
-    """Code that says where it lies: it puts `pa` (below 2**48) into x2."""
-    return (
-        0xD2800002 | (pa & 0xFFFF) << 5,  # movz x2, #pa[15:0]
-        0xF2A00002 | (pa >> 16 & 0xFFFF) << 5,  # movk x2, #pa[31:16], lsl #16
-        0xF2C00002 | (pa >> 32 & 0xFFFF) << 5,  # movk x2, #pa[47:32], lsl #32
-        0xD4000002,  # hvc #0
-    )
-
-
-class Abort(NamedTuple):
-    """The registers that an EL2 handler would read."""
-
-    esr: int
-    far: int
-    hpfar: int
-
-
-class Outcome(NamedTuple):
-    """One access of the guest: what it read (a swap: read before it wrote), or for a fetch the
-    physical address that the code fetched says it lies at; or the abort."""
-
-    value: int
-    abort: Abort | None
 
 
 class MissingProgram(RuntimeError):
@@ -171,7 +136,7 @@ class Machine:
         self._log = os.memfd_create("log")
         self._p2m: pf.P2M | None = None
         self.stub_ipa = 0
-        self._put_code(STUB_MFN << 12, _LOAD + _STORE + _SWAP)
+        self._put_code(STUB_MFN << 12, STUB)
         with tempfile.TemporaryDirectory() as directory:
             elf = _build(directory, idle_seconds)
             self._qemu = subprocess.Popen(
@@ -261,7 +226,7 @@ class Machine:
         return RAM_BASE <= mfn << 12 < RAM_BASE + RAM_BYTES
 
     def _put_code(self, pa: int, words: tuple[int, ...]) -> None:
-        code = np.array(words, "<u4").view(np.uint64)
+        code = np.frombuffer(program(words), np.uint64)
         self.words(pa, len(code))[:] = code
 
     def plant(self, pa: int) -> None:
@@ -270,7 +235,7 @@ class Machine:
         QEMU does not notice that we write, and goes on with code that it has translated before: so
         what is put at one address is always the same.
         """
-        self._put_code(pa, _landing(pa))
+        self._put_code(pa, landing(pa))
 
     # ---- Tables ----
 
@@ -292,10 +257,7 @@ class Machine:
         self._p2m, self.stub_ipa = p2m, stub_gfn << 12
         self.copy_tables()
         p2m.drain_events()
-        vtcr = p2m.vtcr
-        if input_bits < p2m.ipa_bits:
-            vtcr = vtcr & ~0x3F | 64 - input_bits
-        self.configure(vtcr, p2m.vttbr)
+        self.configure(vtcr_of(p2m, input_bits), p2m.vttbr)
 
     def copy_tables(self) -> None:
         """The live tables, as they are now, to where their P2M says that they lie."""
@@ -308,7 +270,7 @@ class Machine:
         asked for it. Whether it has."""
         assert self._p2m is not None
         self.copy_tables()
-        due = bool((self._p2m.drain_events()["kind"] == pf.EventKind.TLB_INVALIDATE).any())
+        due = invalidation_due(self._p2m)
         if due:
             self.invalidate()
         return due
@@ -333,10 +295,9 @@ class Machine:
     def access(self, kind: str, ipa: int, value: int = 0) -> Outcome:
         """A load ("r") or store ("w") of 8 bytes, one access that does both ("rw"), or a jump to
         `ipa` ("x"; see `plant`) by EL1."""
-        code = {"r": 0, "w": len(_LOAD), "rw": len(_LOAD + _STORE)}
-        pc = ipa if kind == "x" else self.stub_ipa + 4 * code[kind]
+        pc = ipa if kind == "x" else self.stub_ipa + STUB_OFFSETS[kind]
         self.do("guest", pc=pc, x0=ipa, x1=value)
         esr = self._read("esr")
         if esr >> 26 == _EC_HVC:
             return Outcome(self._read("x1" if kind == "r" else "x2"), None)
-        return Outcome(0, Abort(esr, self._read("far"), self._read("hpfar")))
+        return Outcome(None, Abort(esr, self._read("far"), self._read("hpfar")))

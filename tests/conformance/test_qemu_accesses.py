@@ -5,48 +5,29 @@ them; aborts are resolved and the access is tried again. ESR.ISV and what it mak
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from typing import Literal
-
 import numpy as np
 import pytest
-from conformance.guests import (
+from conformance.guests import Guest, empty_guest, make_guest
+from conformance.qemu_mmu import FRAMES, TABLES, Machine
+from mmu_guest import (
+    IPA_BITS,
+    KINDS,
     ORDERS,
-    TYPES,
     Change,
-    Guest,
-    access_with_traps,
+    Depth,
+    check_changes,
+    check_permissions,
+    check_traps,
     compare_access,
     compare_all,
-    compare_at,
-    empty_guest,
-    make_guest,
     path,
     spoil,
     u64,
 )
-from conformance.qemu_mmu import FRAMES, KINDS, TABLES, Machine
-
-import p2mfast as pf
 
 pytestmark = pytest.mark.conformance
 
-IPA_BITS = (32, 36, 40, 42, 44, 48)
-PLAIN = [a for a in pf.Access if a <= pf.Access.RWX]
 FRAME = FRAMES[0] + 0x1234
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    with Machine("max") as machine:
-        yield machine
-
-
-def rights(type: pf.P2MType, access: pf.Access) -> int:
-    """R 1, W 2, X 4 of a mapping, as Xen's p2m_set_permission gives them."""
-    by_type = {pf.P2MType.RAM_RW: 7, pf.P2MType.RAM_RO: 5}
-    return access & by_type.get(type, 1 if type.name.endswith("_RO") else 3)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -68,15 +49,7 @@ def test_permissions(machine: Machine, ipa_bits: int, order: int) -> None:
     the rights of the type that the access leaves, to loads, stores, swaps and fetches."""
     guest = empty_guest(machine, ipa_bits, seed=order)
     guest.attach()
-    gfn, nr = guest.limit // 2, 1 << order
-    for mapped, access in itertools.product(TYPES, PLAIN):
-        guest.p2m.set_entry(gfn, nr, guest.frame(nr, order), mapped, access)
-        machine.obey()
-        page = gfn + int(guest.rng.integers(0, nr))
-        granted = rights(mapped, access)
-        for kind, needed in zip(KINDS, (1, 2, 3, 4), strict=True):
-            works = compare_access(guest, page << 12 | 0x340, kind)
-            assert works == (granted & needed == needed), f"{mapped!r} {access!r} {kind}"
+    check_permissions(guest, order)
 
 
 def tables_to(guest: Guest, gfn: int) -> list[tuple[int, int]]:
@@ -151,50 +124,19 @@ def test_armed(machine: Machine, ipa_bits: int) -> None:
 
 @pytest.mark.parametrize(("depth", "order"), [("path", 0), ("path", 4), ("level", 0)])
 @pytest.mark.parametrize("ipa_bits", IPA_BITS)
-def test_traps(
-    machine: Machine, ipa_bits: int, depth: Literal["path", "level"], order: int
-) -> None:
+def test_traps(machine: Machine, ipa_bits: int, depth: Depth, order: int) -> None:
     """A guest whose aborts are resolved, and whose accesses are tried again, takes as many traps
     for each, and ends as, `access_many` of an equal P2M says; then it lands in the right frame."""
     twin = make_guest(machine, ipa_bits, seed=5, frames=FRAMES)
     guest = make_guest(machine, ipa_bits, seed=5, frames=FRAMES)
-    for one in (twin, guest):
-        one.p2m.invalidate_root()
-        one.keep_stub()
-    machine.obey()
-    ipas = guest.addresses(500) & ~u64(0x1F) | u64(16)
-    access = guest.rng.choice([1, 2, 4], len(ipas))
-    expected = twin.p2m.access_many(ipas, access, depth, order)
-    kinds = {1: "r", 2: "w", 4: "x"}
-    for ipa, right, answer in zip(ipas.tolist(), access.tolist(), expected, strict=True):
-        outcome = access_with_traps(guest, ipa, kinds[right], depth, order)
-        assert outcome == tuple(map(int, answer)), f"{ipa:#x}, {kinds[right]!r}"
-        if not answer["fault"]:
-            assert compare_access(guest, ipa, kinds[right])
-    assert (expected["traps"].max() > 1) == (depth == "level")
-    assert (expected["fault"] == 0).sum() > 50
-    assert (guest.p2m.entries() == twin.p2m.entries()).all()
+    assert check_traps(guest, twin, depth, order) > 50
 
 
 @pytest.mark.parametrize("ipa_bits", IPA_BITS)
 def test_changes_with_the_invalidations_asked_for(machine: Machine, ipa_bits: int) -> None:
     """A TLB filled by accesses around each change never shows anything stale after the change, if
     it is invalidated when, and only when, the P2M records it."""
-    guest = make_guest(machine, ipa_bits, seed=3, frames=FRAMES)
-    invalidations = 0
-    for i in range(40):
-        change = guest.plan(remove=0.4)
-        around = np.concatenate([guest.addresses(16, [change[:2]]), guest.addresses(8)])
-        compare_all(guest, around)
-        if i % 8 == 5:
-            guest.p2m.harvest()
-            guest.keep_stub()
-        else:
-            guest.apply(change)
-        invalidations += machine.obey()
-        compare_all(guest, around)
-        compare_at(guest, around)
-    assert 5 < invalidations < 40
+    check_changes(make_guest(machine, ipa_bits, seed=3, frames=FRAMES))
 
 
 @pytest.mark.parametrize("kind", KINDS)

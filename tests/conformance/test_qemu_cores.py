@@ -6,16 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conformance.guests import (
-    compare_access,
-    compare_all,
-    compare_at,
-    empty_guest,
-    make_guest,
-    path,
-    spoil,
-)
+from conformance.guests import empty_guest, make_guest
 from conformance.qemu_mmu import FRAMES, Machine
+from mmu_guest import compare_access, compare_all, compare_at, path, spoil
 
 pytestmark = pytest.mark.conformance
 

@@ -5,14 +5,14 @@ each."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conformance.guests import Answers, expected_pars, u64
-from conformance.qemu_mmu import Machine, Words
+from conformance.guests import expected_pars
+from conformance.qemu_mmu import Machine
+from mmu_guest import Answers, Words, u64
 
 import p2mfast as pf
 from p2mfast.image import Image, Memory
@@ -29,12 +29,6 @@ TRANSLATION, PERMISSION, ACCESS_FLAG = (
     int(kind)
     for kind in (pf.FaultKind.TRANSLATION, pf.FaultKind.PERMISSION, pf.FaultKind.ACCESS_FLAG)
 )
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    with Machine("max") as machine:
-        yield machine
 
 
 @dataclass

@@ -11,49 +11,34 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conformance.guests import (
-    ATTR,
+from conformance.guests import ATTR, empty_guest, make_guest
+from conformance.qemu_mmu import FRAMES, TABLES, Machine, MissingProgram
+from mmu_guest import (
     GIB,
+    IPA_BITS,
+    KINDS,
     ORDERS,
+    PAR_ADDRESS,
+    PAR_F,
+    PAR_S,
     TYPES,
     Change,
     compare_access,
     compare_all,
     compare_at,
-    empty_guest,
-    make_guest,
     path,
     spoil,
     u64,
-)
-from conformance.qemu_mmu import (
-    FRAMES,
-    KINDS,
-    PAR_ADDRESS,
-    PAR_F,
-    PAR_S,
-    TABLES,
-    Machine,
-    MissingProgram,
 )
 
 import p2mfast as pf
 
 pytestmark = pytest.mark.conformance
 
-IPA_BITS = (32, 36, 40, 42, 44, 48)
 FRAME = FRAMES[0] + 0x1234
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    with Machine("max") as machine:
-        assert machine.pa_range > 48
-        yield machine
 
 
 # ---- The machine ----

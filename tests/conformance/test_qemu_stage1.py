@@ -4,38 +4,25 @@ virtual address then, HPFAR_EL2 an IPA; and stage 2 may refuse the walk of the g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from conformance.guests import (
-    ESR_ISS_OF_INSTRUCTION,
-    GIB,
-    Guest,
-    compare_access,
-    empty_guest,
-)
-from conformance.qemu_mmu import FRAMES, KINDS, Machine
+from conformance.guests import Guest, empty_guest
+from conformance.qemu_mmu import FRAMES, Machine
+from mmu_guest import ESR_ISS_OF_INSTRUCTION, GIB, IPA_BITS, KINDS, compare_access
 
 import p2mfast as pf
 from p2mfast.hypervisor.syndrome import Abort, decode
 
 pytestmark = pytest.mark.conformance
 
-IPA_BITS = (32, 36, 40, 42, 44, 48)
 ROOT_GFN, LEAVES_GFN = 2, 3  # the guest's tables; they map through stage 2 like all else
 ROOT_MFN, LEAVES_MFN = FRAMES[0] + 7, FRAMES[0] + 5
 STAGE_1_LEVEL = 2  # of the descriptors in LEAVES_GFN
 VA = 5 << 30  # of the GiB that the guest's accesses go to
 TABLE, BLOCK = 0x3, 0x701  # stage 1 descriptors: a block of Normal memory, EL1 may do all
 S1PTW, WNR, FSC_LEVEL = 1 << 7, 1 << 6, 3
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    with Machine("max") as machine:
-        yield machine
 
 
 @dataclass
