@@ -96,6 +96,7 @@ static bool maps_nothing(uint64_t pte, int level)
 struct scan {
     const struct image *image;
     struct image_scan *out;
+    struct image_extent last; /* nr 0: there is none yet */
     int error;
 };
 
@@ -137,19 +138,31 @@ static void find(struct scan *scan, enum image_finding_kind kind, const struct p
 
 static void add_extent(struct scan *scan, struct image_extent extent)
 {
-    struct image_list *list = &scan->out->extents;
-    struct image_extent *last = list->items;
+    struct image_scan *out = scan->out;
+    struct image_extent *last = &scan->last;
+    bool goes_on =
+        last->nr && last->gfn + last->nr == extent.gfn && last->mfn + last->nr == extent.mfn;
+    struct image_extent *listed;
+    uint64_t limit = (uint64_t)1 << (scan->image->geometry.pa_bits - PAGE_SHIFT);
+    uint64_t beyond = extent.mfn + extent.nr > limit ? extent.mfn + extent.nr - limit : 0;
 
-    last += list->n ? list->n - 1 : 0;
-    if (list->n && last->gfn + last->nr == extent.gfn && last->mfn + last->nr == extent.mfn &&
-        last->attrs == extent.attrs && last->level == extent.level && last->valid == extent.valid &&
-        last->reachable == extent.reachable) {
+    out->pages[pte_type(extent.attrs)][extent.level][extent.valid][extent.reachable] += extent.nr;
+    out->beyond += beyond < extent.nr ? beyond : extent.nr;
+    out->ranges_found += !(goes_on && last->attrs == extent.attrs);
+    out->runs_found += !(goes_on && pte_type(last->attrs) == pte_type(extent.attrs));
+    if (goes_on && last->attrs == extent.attrs && last->level == extent.level &&
+        last->valid == extent.valid && last->reachable == extent.reachable) {
         last->nr += extent.nr;
+        if (out->extents_found == out->extents.n)
+            ((struct image_extent *)out->extents.items)[out->extents.n - 1].nr = last->nr;
         return;
     }
-    last = append(scan, list, sizeof(*last));
-    if (last)
-        *last = extent;
+    *last = extent;
+    if (out->extents_found++ >= out->most_extents)
+        return;
+    listed = append(scan, &out->extents, sizeof(*listed));
+    if (listed)
+        *listed = extent;
 }
 
 /* n leaves from index on: the first is `pte`, the others each the one before it and a step. */
@@ -270,7 +283,7 @@ static void scan_table(struct scan *scan, const uint8_t *data, struct place plac
     }
 }
 
-/* Every root table is on the way to everything: a pointer to any of them is a loop. */
+/* A pointer to a root table other than the one above it reaches it a second time. */
 static void mark_roots(struct scan *scan)
 {
     for (unsigned i = 0; i < scan->image->geometry.root_pages; i++) {
@@ -278,7 +291,7 @@ static void mark_roots(struct scan *scan)
         const struct image_segment *segment = segment_of(scan->image, pa);
 
         if (segment)
-            scan->out->marks[mark_of(segment, pa)] = MARK_ON_THE_WAY;
+            scan->out->marks[mark_of(segment, pa)] = MARK_DONE;
     }
 }
 
@@ -300,14 +313,17 @@ static void scan_root(struct scan *scan, unsigned i)
         return;
     *table = (struct image_table){
         .pa = pa, .gfn = gfn, .level = geometry->root_level, .valid = 1, .reachable = 1};
+    scan->out->marks[mark_of(segment, pa)] = MARK_ON_THE_WAY;
     scan_table(scan, segment->data + (pa - segment->pa), place);
+    scan->out->marks[mark_of(segment, pa)] = MARK_DONE;
 }
 
 int image_scan(const struct image *image, struct image_scan *out)
 {
-    struct scan scan = {image, out, 0};
+    struct scan scan = {.image = image, .out = out};
 
-    out->ignored = 0;
+    out->ignored = out->beyond = out->extents_found = out->ranges_found = out->runs_found = 0;
+    __builtin_memset(out->pages, 0, sizeof(out->pages));
     for (unsigned kind = 0; kind < IMAGE_FINDING_KINDS; kind++)
         out->found[kind] = 0;
     mark_roots(&scan);

@@ -94,10 +94,17 @@ struct image_list {
 
 struct image_scan {
     struct image_list extents;  /* of struct image_extent, ascending */
+    uint64_t most_extents;      /* to be listed; all are counted */
     struct image_list tables;   /* of struct image_table, in the order they were entered */
     struct image_list findings; /* of struct image_finding */
     uint64_t found[IMAGE_FINDING_KINDS];
     uint64_t ignored; /* words that are not 0 and not present */
+    uint64_t beyond;  /* pages mapped to addresses of more than the geometry's pa_bits */
+    uint64_t extents_found;
+    uint64_t ranges_found; /* extents whose attributes go on taken as one */
+    uint64_t runs_found;   /* those whose p2m type goes on */
+    /* Pages by p2m type, level, valid and reachable. */
+    uint64_t pages[16][LEAF_LEVEL + 1][2][2];
     /* Makes room for more items of `bytes` each; false: there is no memory. */
     bool (*grow)(struct image_list *list, size_t bytes);
     uint8_t *marks; /* image->pages bytes, zeroed */

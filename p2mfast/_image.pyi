@@ -19,7 +19,16 @@ class Tables:
         pa_bits: int,
     ) -> None: ...
     def scan(
-        self,
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], list[int], int]: ...
+        self, most_extents: int
+    ) -> tuple[
+        npt.NDArray[Any],
+        npt.NDArray[Any],
+        npt.NDArray[Any],
+        list[int],
+        int,
+        int,
+        tuple[int, int, int],
+        npt.NDArray[np.uint64],
+    ]: ...
     def walk(self, gfn: int) -> npt.NDArray[Any]: ...
     def translate(self, ipas: npt.NDArray[np.uint64], rights: int) -> npt.NDArray[Any]: ...

@@ -62,6 +62,12 @@ cdef extern from "image.h" nogil:
         image_list findings
         uint64_t found[16]
         uint64_t ignored
+        uint64_t beyond
+        uint64_t most_extents
+        uint64_t extents_found
+        uint64_t ranges_found
+        uint64_t runs_found
+        uint64_t pages[16][4][2][2]
         bint (*grow)(image_list *list, size_t bytes) noexcept nogil
         uint8_t *marks
 
@@ -168,11 +174,13 @@ cdef class Tables:
     def root(self):
         return self._image.root
 
-    def scan(self):
-        """(extents, tables, findings, found of each kind, words ignored)."""
+    def scan(self, uint64_t most_extents):
+        """(extents, no more than that; tables; findings; found of each kind; words ignored; pages
+        beyond the output size; how many extents, ranges and runs there are; pages by type, level, valid and reachable)."""
         cdef image_scan scan
         cdef int error
         scan.extents = scan.tables = scan.findings = image_list(NULL, 0, 0)
+        scan.most_extents = most_extents
         scan.grow = _grow
         scan.marks = <uint8_t *>calloc(self._image.pages + 1, 1)
         if scan.marks == NULL:
@@ -182,9 +190,12 @@ cdef class Tables:
                 error = image_scan_all(&self._image, &scan)
             if error:
                 raise MemoryError("no memory for what the image maps")
+            pages = np.empty((16, 4, 2, 2), np.uint64)
+            memcpy(cnp.PyArray_DATA(pages), scan.pages, sizeof(scan.pages))
             return (_array(&scan.extents, EXTENT_DTYPE), _array(&scan.tables, TABLE_DTYPE),
                     _array(&scan.findings, FINDING_DTYPE),
-                    [scan.found[i] for i in range(IMAGE_FINDING_KINDS)], scan.ignored)
+                    [scan.found[i] for i in range(IMAGE_FINDING_KINDS)], scan.ignored, scan.beyond,
+                    (scan.extents_found, scan.ranges_found, scan.runs_found), pages)
         finally:
             free(scan.marks)
             free(scan.extents.items)

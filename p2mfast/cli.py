@@ -12,6 +12,7 @@ from p2mfast import __version__
 from p2mfast.plot import MatplotlibMissing
 
 USAGE_ERROR = 2
+INTERRUPTED = 130  # as a shell tells it
 
 _COMMANDS = {
     "replay": "replay recorded boots of real guests under Set/Way policies",
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
         return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except (ValueError, TypeError, OSError, MemoryError, MatplotlibMissing) as error:
         print(f"p2mfast: {error}", file=sys.stderr)
         return USAGE_ERROR

@@ -10,7 +10,7 @@ import operator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from p2mfast.errors import OutOfRange
+from p2mfast.arguments import integer
 from p2mfast.types import P2MType
 
 _ADDRESS = 0x0000_FFFF_FFFF_F000
@@ -108,11 +108,10 @@ class Descriptor:
 
     @property
     def rights(self) -> str:
-        """What S2AP and XN allow: "rwx" with a dash for what they do not."""
-        granted = (self.raw >> 6 & 1, self.raw >> 7 & 1, not self.raw >> 54 & 1)
-        return "".join(
-            letter if right else "-" for letter, right in zip("rwx", granted, strict=True)
-        )
+        """What S2AP and XN allow: "rwx" with a dash for what they do not; "u" and "p" in place of
+        "x" where it is for EL0 alone, or EL1 (FEAT_XNX)."""
+        read, write = self.raw >> 6 & 1, self.raw >> 7 & 1
+        return ("r" if read else "-") + ("w" if write else "-") + "xu-p"[self.raw >> 53 & 3]
 
     @property
     def memory(self) -> str:
@@ -232,7 +231,10 @@ def memory_words(memattr: int) -> str:
 
 
 def type_name(number: int) -> str:
-    """A p2m type's name in small letters, or "type 13" for one that has none."""
+    """A p2m type's name in small letters, "type 13" for one that has none, "no type" for 0: tables
+    of hypervisors that leave the bits alone."""
+    if number == P2MType.INVALID:
+        return "no type"
     try:
         return P2MType(number).name.lower()
     except ValueError:
@@ -252,19 +254,11 @@ def decode(descriptor: int, level: int) -> Descriptor:
 
     Raises OutOfRange for what is no 64-bit number, ValueError for another level, TypeError.
     """
-    raw = _integer("descriptor", descriptor)
-    if not 0 <= raw < 2**64:
-        raise OutOfRange(f"descriptor must be from 0 to 2**64 - 1, not {raw:#x}", "descriptor", raw)
-    number = _integer("level", level)
+    raw = integer("descriptor", descriptor)
+    try:
+        number = operator.index(level)
+    except TypeError:
+        raise TypeError(f"level must be an integer, not {level!r}") from None
     if number not in _LEVELS:
         raise ValueError(f"level must be from -1 to 3, not {level!r}")
     return Descriptor(raw, number)
-
-
-def _integer(name: str, value: int) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None

@@ -92,7 +92,7 @@ def test_the_pointers_that_the_engine_makes() -> None:
         (
             0x0040_0000_1234_5103,
             3,
-            "page of 4 KiB at 0x12345000: invalid, ---, Device-nGnRnE, reserved, access flag clear",
+            "page of 4 KiB at 0x12345000: no type, ---, Device-nGnRnE, reserved, access flag clear",
         ),
         (
             0x0080_0000_0000_06FD & ~(0xF << 2) | 0b1101 << 2,

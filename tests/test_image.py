@@ -474,13 +474,15 @@ def test_a_vtcr_that_the_4_kib_granule_has_not(vtcr: int) -> None:
 def test_wrong_registers_are_named() -> None:
     memory = Memory([(0x4000_0000, np.zeros(4 * 4096, np.uint8))])
     cases = [
-        ({"vttbr": 1 << 64, "ipa_bits": 40}, "vttbr must be a register of 64 bits"),
-        ({"vttbr": -1, "ipa_bits": 40}, "vttbr must be a register of 64 bits"),
+        ({"vttbr": 1 << 64, "ipa_bits": 40}, r"vttbr must be from 0 to 2\*\*64 - 1"),
+        ({"vttbr": -1, "ipa_bits": 40}, "vttbr must be from 0 .* not -0x1"),
+        ({"vttbr": 0x4000_0000, "vtcr": 0x23558}, "vtcr 0x23558: bit 31 is clear"),
         ({"vttbr": 0x4000_0000}, "give vtcr"),
-        ({"vttbr": 0x4000_0000, "ipa_bits": 41}, "ipa_bits as one of .* not 41"),
+        ({"vttbr": 0x4000_0000, "ipa_bits": 41}, "ipa_bits must be one of .* not 41"),
         ({"vttbr": 0x4000_0000, "ipa_bits": 40, "pa_bits": 41}, "pa_bits must be one of"),
-        ({"vttbr": 0x4000_1000, "ipa_bits": 40}, "vttbr 0x40001000: the address is not aligned"),
-        ({"vttbr": 0x4000_0800, "ipa_bits": 48}, "vttbr 0x40000800: the address is not aligned"),
+        ({"vttbr": 0x4000_0000, "ipa_bits": 0}, "ipa_bits must be one of .* not 0"),
+        ({"vttbr": 0x4000_1000, "ipa_bits": 40}, "vttbr 0x40001000: the address must be aligned"),
+        ({"vttbr": 0x4000_0800, "ipa_bits": 48}, "vttbr 0x40000800: the address must be aligned"),
         ({"vttbr": 0x5000_0000, "ipa_bits": 40}, "root table at 0x50000000 is not in the image"),
         (
             {"vttbr": 0x4000_0000, "vtcr": VTCR, "ipa_bits": 48},
@@ -488,8 +490,32 @@ def test_wrong_registers_are_named() -> None:
         ),
     ]
     for registers, message in cases:
-        with pytest.raises(pf.ImageError, match=message):
+        with pytest.raises((pf.ImageError, pf.OutOfRange), match=message):
             Image(memory, **registers)
+    for name, value in (("vttbr", 1.5), ("vttbr", "x"), ("vtcr", True), ("ipa_bits", "40")):
+        with pytest.raises(TypeError, match=f"{name} must be an integer, not {value!r}"):
+            Image(memory, **{"vttbr": 0x4000_0000, "ipa_bits": 40, name: value})
+
+
+def test_wrong_arguments_of_an_image_are_named() -> None:
+    image = Image.of(pf.P2M(40))
+    for call, name in ((image.walk, "ipa"), (image.translate, "ipa")):
+        for value in (1.5, "x", None, True):
+            with pytest.raises(TypeError, match=f"{name} must be an integer"):
+                call(value)
+        with pytest.raises(pf.OutOfRange, match="ipa must be from 0"):
+            call(-1)
+    with pytest.raises(pf.OutOfRange, match=r"ipas\[1\] must not be negative: -1"):
+        image.translate_many([0, -1])
+    assert len(image.translate_many([])) == 0
+    with pytest.raises(TypeError, match="ipas must be an array of integers"):
+        image.translate_many([0.5])
+    with pytest.raises(ValueError, match="access must be one of"):
+        image.translate_many([0], "q")
+    with pytest.raises(TypeError, match="source must be a P2M or an Image, not 5"):
+        pf.image.save(5, "x.elf")
+    with pytest.raises(TypeError, match="second must be an Image, not None"):
+        pf.image.difference(image, None)
 
 
 # ---- Differences ----

@@ -90,7 +90,13 @@ def test_a_table_that_is_reached_twice(tables: Tables) -> None:
     assert tables.image().translate(GFN + 512 + 5 << 12).pa == 0x12345000  # the MMU does not mind
 
 
-@pytest.mark.parametrize("target", [0, 1, 2])
+def test_a_pointer_to_the_other_root_table_is_no_loop(tables: Tables) -> None:
+    tables.link(2, 4, 1)
+    word = TABLE | tables.at(1)
+    assert tables.findings() == [(FindingKind.TWICE, 2, GFN + 512, 2, 4, word)]
+
+
+@pytest.mark.parametrize("target", [0, 2])
 def test_a_loop(tables: Tables, target: int) -> None:
     tables.link(2, 4, target)
     word = TABLE | tables.at(target)
@@ -266,6 +272,63 @@ def test_memory_that_ends_inside_a_table(tables: Tables, end: int) -> None:
     assert {finding.kind for finding in found} == {FindingKind.OUTSIDE}
 
 
+def test_memory_that_is_none() -> None:
+    zeros = np.zeros(1 << 14, np.uint8)
+    for data, error in (
+        (np.broadcast_to(np.zeros(1, np.uint8), 1 << 30), ValueError),
+        (zeros[::-1], ValueError),
+        (zeros[::2], ValueError),
+        (zeros.reshape(4, -1), ValueError),
+        (zeros.view(np.uint64), TypeError),
+        ([0, 0], TypeError),
+    ):
+        with pytest.raises(error, match=r"memory\[1\] must be"):
+            Memory([(0, zeros), (1 << 20, data)])
+    for pa in (1.5, None, True):
+        with pytest.raises(TypeError, match=r"memory\[0\]'s address must be an integer"):
+            Memory([(pa, zeros)])
+    assert len(Memory([(0, bytes(8192))])) == 8192
+
+
+@pytest.mark.parametrize("cuts", [[0x2800], [0x2001, 0x2FFF], [0x2400, 0x2800, 0x2C00, 0x3800]])
+@pytest.mark.parametrize("overlap", [0, 0x100])
+def test_tables_that_lie_in_several_pieces(tables: Tables, cuts: list[int], overlap: int) -> None:
+    data = tables.words.reshape(-1).view(np.uint8)
+    ends = [*cuts, len(data)]
+    pieces = [
+        (BASE + max(start - overlap, 0), data[max(start - overlap, 0) : end])
+        for start, end in zip([0, *cuts], ends, strict=True)
+    ]
+    image = Image(Memory(pieces), vttbr=BASE, vtcr=VTCR)
+    assert image.findings() == []
+    assert image.mapped_runs().tolist() == tables.image().mapped_runs().tolist()
+    assert len(image.memory) == len(data)
+
+
+def test_a_million_extents_are_counted_before_they_are_listed() -> None:
+    """What is wanted of a large image first takes no list of all of it."""
+    rng = np.random.default_rng(5)
+    p2m = pf.P2M(40)
+    gfns = np.arange(1 << 18, dtype=np.uint64)
+    p2m.set_entries(gfns, rng.permutation(1 << 18).astype(np.uint64))
+    image = Image.of(p2m)
+    first = image.ranges(200)
+    assert (image.range_count, len(first)) == (len(p2m.mapped_runs()), 200)
+    assert "_whole" not in vars(image)
+    assert image.totals() == [(1, 3, True, True, 1 << 18, 1 << 18)]
+    assert (first == image.ranges()[:200]).all()
+    assert len(image.ranges()) == image.range_count
+
+
+def test_pages_beyond_the_output_size_are_counted() -> None:
+    p2m = pf.P2M(40, pa_bits=36, table_base_mfn=0)
+    p2m.set_entry(0, 1 << 18, (1 << 24) - (1 << 18))
+    p2m.set_entry(1 << 18, 1000, (1 << 24) - 10)
+    image = Image.of(p2m)
+    assert image.pages_beyond_output == 990
+    assert image.findings() == []
+
+
 # ---- Files ----
 
 
@@ -385,6 +448,9 @@ def test_a_header_that_says_anything(tmp_path_factory, changes: dict) -> None:
         ({"file": "../../etc/passwd"}, r'"file" must name a file beside it'),
         ({"file": "/etc/passwd"}, r'"file" must name a file beside it'),
         ({"file": None}, r'"file" must name a file beside it'),
+        ({"root_pages": 3}, r'"root_pages" is 3, VTCR says 2'),
+        ({"version": True}, r'"version" is True, not 1'),
+        ({"pa_bits": 41}, r"whole.json: pa_bits must be one of"),
         ({"segments": {}}, r'"segments" must be a list'),
         ({"segments": [1]}, r'"segments" must be a list of objects'),
         ({"segments": [{"pa": 0, "offset": -1, "bytes": 1}]}, r'"offset" must be an unsigned'),
@@ -399,6 +465,25 @@ def test_what_is_wrong_with_a_header_is_named(change: dict, message: str, tmp_pa
     (tmp_path / "whole.json").write_text(json.dumps(header))
     with pytest.raises(pf.ImageError, match=message):
         pf.image.load(tmp_path / "whole.json")
+
+
+def test_what_a_file_says_of_itself_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    header = json.loads((tmp_path / "whole.json").read_text())
+    header["source"] = "\x1b[2J\ud800\nNo findings" + "x" * 100_000
+    (tmp_path / "whole.json").write_text(json.dumps(header))
+    source = pf.image.load(tmp_path / "whole.json").source
+    assert source.startswith("?[2J??No findingsxxx")
+    assert len(source) < 300
+
+
+def test_either_name_of_a_raw_image_with_other_registers(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    for name in ("whole.json", "whole.bin"):
+        image = pf.image.load(tmp_path / name, ipa_bits=40, vttbr=0x80_0000_0000)
+        assert image.vttbr == 0x80_0000_0000
+    with pytest.raises(pf.ImageError, match=r"base 0x0: .*whole\.json says itself"):
+        pf.image.load(tmp_path / "whole.json", base=0)
 
 
 def test_json_that_is_too_deep_or_none(tmp_path: Path) -> None:
@@ -429,9 +514,9 @@ def test_a_base_where_the_file_says_it(tmp_path: Path) -> None:
     for path in save_all(tmp_path)[2:]:
         with pytest.raises(pf.ImageError, match=r"base 0x1000: .* says itself"):
             pf.image.load(path, base=0x1000)
-    with pytest.raises(pf.ImageError, match=r"base must be an address of 64 bits"):
+    with pytest.raises(pf.OutOfRange, match=r"base must be from 0 to 2\*\*64 - 1"):
         pf.image.load(tmp_path / "whole.bin", vttbr=0, ipa_bits=40, base=1 << 64)
-    with pytest.raises(pf.ImageError, match=r"is beyond 64 bits"):
+    with pytest.raises(pf.ImageError, match=r"are beyond 52 bits of address"):
         pf.image.load(tmp_path / "whole.bin", vttbr=0, ipa_bits=40, base=(1 << 64) - 4096)
 
 

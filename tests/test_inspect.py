@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,12 @@ def test_the_map_of_a_real_dump(capsys: pytest.CaptureFixture[str]) -> None:
     assert "386 tables; of 384 pointers to them 7 are valid, 377 armed" in out
     assert "No findings: the tables are sound." in out
     assert max(map(len, out.splitlines())) <= 80
+    assert result_keys(capsys) >= {"pa_bits", "root_level", "root_pages", "pointers", "ranges"}
     assert "…" not in out
+
+
+def result_keys(capsys: pytest.CaptureFixture[str]) -> set[str]:
+    return set(json.loads(printed(capsys, DOM0, "--json")[1]))
 
 
 def test_json_has_the_contracts_keys(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,11 +93,17 @@ def test_a_walk(damaged: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out = printed(capsys, ARMHF, "--walk", "0")
     assert "read: stage-2 translation fault at level 2" in out
     status, out = printed(capsys, damaged, "--walk", "0x40000000")
+    assert status == 1
     assert "level 2  not in the image" in out
     assert "read: stage-2 external fault at level 2" in out
     status, out = printed(capsys, damaged, "--walk", "0x40000000", "--json")
+    assert status == 1
     steps = json.loads(out)["walk"]
     assert [step["descriptor"] for step in steps] == [0x0080_0012_3456_77FF, None]
+    assert sum(field["value"] << field["low"] for field in steps[0]["fields"]) == (
+        0x0080_0012_3456_77FF
+    )
+    assert json.loads(out)["mmu"]["read"] == "stage-2 external fault at level 2"
 
 
 def test_a_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,6 +128,58 @@ def test_a_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert printed(capsys, before, "--diff", before) == (0, "No differences.\n")
 
 
+def test_what_is_broken_is_told_by_a_difference_too(
+    damaged: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out = printed(capsys, damaged, "--diff", damaged)
+    assert status == 1
+    assert (
+        out.splitlines()
+        == ["No differences."] + [f"{damaged}: 1 findings; not all of it may be compared"] * 2
+    )
+    status, out = printed(capsys, damaged, "--diff", damaged, "--json")
+    assert (status, json.loads(out)["findings"]) == (1, [1, 1])
+
+
+def test_a_raw_dump_beside_an_image_that_says_everything_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    p2m = pf.P2M(40, table_base_mfn=0x40000)
+    p2m.set_entry(0x40000, 512, 0x80000)
+    pf.image.save(p2m, tmp_path / "tables.elf")
+    dump = tmp_path / "memory"
+    dump.write_bytes(p2m.copy_tables().tobytes())
+    registers = ["--vttbr", hex(p2m.vttbr), "--vtcr", hex(p2m.vtcr), "--base", "0x40000000"]
+    arguments = [str(dump), *registers, "--diff", str(tmp_path / "tables.elf")]
+    assert printed(capsys, *arguments) == (0, "No differences.\n")
+    arguments = [str(tmp_path / "tables.elf"), *registers[:4], "--diff", str(dump)]
+    assert main(["inspect", *arguments]) == 2
+    assert "give base" in capsys.readouterr().err
+    two = [str(dump), *registers, "--diff", str(dump), "--diff-vttbr", hex(p2m.vttbr | 5 << 48)]
+    assert printed(capsys, *two) == (0, "No differences.\n")
+    with pytest.raises(SystemExit):
+        main(["inspect", str(dump), "--walk", "0", "--diff", str(dump)])
+
+
+def test_addresses_are_never_cut_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    p2m = pf.P2M(48)
+    last = (1 << 36) - 1
+    p2m.set_entry(last, 1, last - 1, pf.P2MType.MMIO_DIRECT_DEV)
+    pf.image.save(p2m, tmp_path / "wide.elf")
+    _, out = printed(capsys, str(tmp_path / "wide.elf"))
+    words = f"{last << 12:#x} {last - 1 << 12:#x} 4 KiB mmio_direct_dev rw- nGnRE OSH".split()
+    assert any(line.split()[:8] == words for line in out.splitlines())
+
+
+def test_names_that_no_encoding_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.elf"
+    pf.image.save(pf.P2M(40), tmp_path / "plain.elf")
+    os.rename(tmp_path / "plain.elf", name)
+    status, out = printed(capsys, os.fsdecode(name))
+    assert status == 0
+    assert "caf?.elf" in out
+
+
 def test_many_ranges_are_cut_short_unless_all_are_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +191,7 @@ def test_many_ranges_are_cut_short_unless_all_are_asked_for(
     _, out = printed(capsys, path)
     assert "... and 100 ranges more (--all, or --json)" in out
     assert out.count("ram_rw") == 200 + 1
+    assert len(pf.image.load(path).ranges()) == 300
     _, out = printed(capsys, path, "--all")
     assert out.count("ram_rw") == 300 + 1
     _, out = printed(capsys, path, "--json")
@@ -138,9 +203,9 @@ def test_many_ranges_are_cut_short_unless_all_are_asked_for(
     [
         (["missing"], "No such file or directory: 'missing'"),
         ([DOM0, "--base", "0x1000"], "base 0x1000: "),
-        ([DOM0, "--vttbr", "0x123000"], "the address is not aligned to the root tables"),
+        ([DOM0, "--vttbr", "0x123000"], "the address must be aligned to the root tables"),
         ([DOM0, "--vttbr", "0x120000"], "the root table at 0x120000 is not in the image"),
-        ([DOM0, "--ipa-bits", "41"], "ipa_bits as one of 32, 36, 40, 42, 44, 48, not 41"),
+        ([DOM0, "--ipa-bits", "41"], "ipa_bits must be one of 32, 36, 40, 42, 44, 48, not 41"),
         ([DOM0, "--walk", "0x10000000000"], "ipa 0x10000000000 is beyond the 40-bit IPA space"),
         ([__file__], "for raw memory give base"),
         ([__file__, "--base", "0"], "give vttbr (VTTBR_EL2)"),

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
+from p2mfast.arguments import integer
 from p2mfast.types import FaultKind
 
 Half = Literal["low", "high"]
@@ -89,18 +88,6 @@ _NAME_OF_CP15_64 = {key: name for name, key in _CP15_64.items()}
 # Set/Way operations: op1, CRn, CRm, op2; op0 is 1 in AArch64 state (C5.3; G8.2 for AArch32).
 _SET_WAY = {"isw": (0, 7, 6, 2), "csw": (0, 7, 10, 2), "cisw": (0, 7, 14, 2)}
 _SET_WAY_KEYS = frozenset(_SET_WAY.values())
-
-
-def _integer(name: str, value: Any, bits: int) -> int:
-    if isinstance(value, bool | np.bool_):  # an older NumPy's has an index, too
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None
-    if not 0 <= number < 1 << bits:
-        raise ValueError(f"{name} must be from 0 to 2**{bits} - 1, not {number:#x}")
-    return number
 
 
 def _check_bits(bits: int) -> None:
@@ -207,7 +194,7 @@ class Other:
 
 def decode(esr: int) -> Abort | SysRegTrap | Other:
     """What ESR_EL2 or HSR says (D19.2, ESR_EL2; G8.2, HSR). Bits 63:32 are not looked at."""
-    esr = _integer("esr", esr, 64)
+    esr = integer("esr", esr, 64)
     ec = esr >> 26 & 0x3F
     iss = esr & 0x1FFFFFF
     if ec in (_EC_FETCH_LOWER, _EC_DATA_LOWER):
@@ -295,7 +282,7 @@ def abort_esr(
     if fnv and level is not None:
         raise ValueError(f"fnv must be False for a fault of level {level!r}, not True")
     if level is not None:
-        fsc = _CODE_OF_KIND[kind] << 2 | _integer("level", level, 2)
+        fsc = _CODE_OF_KIND[kind] << 2 | integer("level", level, 2)
     elif kind is FaultKind.EXTERNAL:
         fsc = _FSC_EXTERNAL
     else:
@@ -307,14 +294,14 @@ def abort_esr(
         if isinstance(size, bool) or size not in (1, 2, 4, 8):
             raise ValueError(f"size must be 1, 2, 4 or 8, not {size!r}")
         sas = operator.index(size).bit_length() - 1
-        esr |= _ISV | sas << 22 | _integer("srt", srt, 5) << 16 | (sas == 3) << 15
+        esr |= _ISV | sas << 22 | integer("srt", srt, 5) << 16 | (sas == 3) << 15
     return esr
 
 
 def _transfer(key: tuple[int, int, int, int], rt: int, read: bool) -> int:
     """The part of the syndrome that EC 0x18 and 0x03 share, from op1, CRn, CRm, op2."""
     op1, crn, crm, op2 = key
-    rt = _integer("rt", rt, 5)
+    rt = integer("rt", rt, 5)
     return op2 << 17 | op1 << 14 | crn << 10 | rt << 5 | crm << 1 | bool(read)
 
 
@@ -339,7 +326,7 @@ def sysreg_esr(
         raise ValueError(f"rt2 must be None except of MCRR and MRRC, not {rt2!r}")
     if whole_ttbr:
         opc1, crm = _CP15_64[name]
-        second = _integer("rt2", 0 if rt2 is None else rt2, 5)
+        second = integer("rt2", 0 if rt2 is None else rt2, 5)
         iss = _ALWAYS | opc1 << 16 | second << 10
         return _EC_CP15_64 << 26 | _IL | iss | _transfer((0, 0, crm, 0), rt, read)
     if bits == 32 and (name, half) in _CP15:
@@ -372,7 +359,7 @@ def hpfar(ipa: int) -> int:
 
     The value is that of AArch32's HPFAR too (FIPA, bits 31:4, is IPA[39:12]; G8.2, HPFAR).
     """
-    return _integer("ipa", ipa, 56) >> 12 << 4
+    return integer("ipa", ipa, 56) >> 12 << 4
 
 
 def fault_ipa(far: int, hpfar: int) -> int:
@@ -381,8 +368,8 @@ def fault_ipa(far: int, hpfar: int) -> int:
     Bits 11:0 are without meaning where the abort has ``s1ptw``, as FAR_EL2 is then the address
     that was being translated, and where it has ``fnv``.
     """
-    far = _integer("far", far, 64)
-    frame = _integer("hpfar", hpfar, 64) >> 4 & (1 << 44) - 1  # bit 63 is NS
+    far = integer("far", far, 64)
+    frame = integer("hpfar", hpfar, 64) >> 4 & (1 << 44) - 1  # bit 63 is NS
     return frame << 12 | far & 0xFFF
 
 
@@ -452,7 +439,7 @@ def inject(
     _check_bits(bits)
     abort = kind in ("data-abort", "instruction-abort")
     if far is not None:
-        far = _integer("far", far, bits)
+        far = integer("far", far, bits)
         if not abort:
             raise ValueError(f"far must be None for {kind!r}, not {far:#x}")
     esr = _FSR[kind] if bits == 32 else _ESR_EL1[kind][bool(from_el0)]

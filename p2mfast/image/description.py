@@ -41,12 +41,19 @@ def parse(text: bytes | str, where: str) -> dict[str, Any]:
         raise ImageError(f"{where}: not JSON ({error})") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ImageError(f'{where}: "format" is not "{FORMAT}"')
-    if description.get("version") != VERSION:
+    if type(description.get("version")) is not int or description["version"] != VERSION:
         raise ImageError(f'{where}: "version" is {description.get("version")!r}, not {VERSION}')
     for name in _REGISTERS:
         if description.get(name) is not None:
             integer(description, name, where)
     return description
+
+
+def agree(description: dict[str, Any], image: Image, where: str) -> None:
+    """What it says of the root tables must be what the registers say."""
+    for name, value in (("start_level", image.root_level), ("root_pages", image.root_pages)):
+        if description.get(name) is not None and integer(description, name, where) != value:
+            raise ImageError(f'{where}: "{name}" is {description[name]}, VTCR says {value}')
 
 
 def integer(values: dict[str, Any], name: str, where: str) -> int:

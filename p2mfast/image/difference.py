@@ -27,6 +27,9 @@ image's, then the other's (0 where it maps nothing). ``mfn`` is of the first pag
 def difference(first: Image, second: Image) -> Array:
     """Pages that the two images map differently, ascending: another frame, other attributes,
     another mapping size, armed or reachable here and not there, or not mapped at all."""
+    for name, image in (("first", first), ("second", second)):
+        if not isinstance(image, Image):
+            raise TypeError(f"{name} must be an Image, not {image!r}")
     sides = [image.extents() for image in (first, second)]
     edges = np.unique(
         np.concatenate([part for side in sides for part in (side["gfn"], side["gfn"] + side["nr"])])

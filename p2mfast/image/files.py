@@ -12,9 +12,10 @@ from typing import IO, Any
 import numpy as np
 
 from p2mfast._engine import P2M
+from p2mfast.arguments import integer
 from p2mfast.errors import ImageError
 from p2mfast.image import elf, npz, raw
-from p2mfast.image.description import describe, parse, registers
+from p2mfast.image.description import agree, describe, parse, registers
 from p2mfast.image.memory import Bytes, Memory, map_file
 from p2mfast.image.tables import Finding, FindingKind, Image
 from p2mfast.units import PAGE_SIZE
@@ -57,7 +58,7 @@ def load(
     description: dict[str, Any] = {}
     truncated: list[str] = []
     header = raw.header_of(path)
-    if header and base is None and (vttbr is None or path.suffix == ".json"):
+    if header and (base is None or path.suffix == ".json"):
         description, pieces, truncated = raw.read(header)
     else:
         data = map_file(path)
@@ -71,7 +72,7 @@ def load(
             pieces = [(_base(path, base), data)]
             base = None
     if base is not None:
-        raise ImageError(f"base {base:#x}: {path} says itself where its memory is")
+        raise ImageError(f"base {integer('base', base):#x}: {path} says itself where its memory is")
     known = registers(description, str(path))
     if vtcr is not None or ipa_bits is not None:  # the other one is not to contradict it
         known.pop("vtcr", None), known.pop("ipa_bits", None)
@@ -80,12 +81,17 @@ def load(
     if "vttbr" not in known:
         raise ImageError(f"{path} does not say where its tables are: give vttbr (VTTBR_EL2)")
     source = description.get("source")
-    return Image(
-        Memory(pieces),
-        **known,
-        source=source if isinstance(source, str) else "",
-        notes=[Finding(FindingKind.TRUNCATED, words) for words in truncated],
-    )
+    try:
+        image = Image(
+            Memory(pieces),
+            **known,
+            source=source if isinstance(source, str) else "",
+            notes=[Finding(FindingKind.TRUNCATED, words) for words in truncated],
+        )
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    agree(description, image, str(path))
+    return image
 
 
 def _base(path: Path, base: int | None) -> int:
@@ -94,9 +100,7 @@ def _base(path: Path, base: int | None) -> int:
             f"{path} is neither an image of tables nor an ELF file: for raw memory give base, the"
             " physical address of its first byte"
         )
-    if not 0 <= base < 2**64:
-        raise ImageError(f"base must be an address of 64 bits, not {base:#x}")
-    return base
+    return integer("base", base)
 
 
 def save(source: P2M | Image, path: str | os.PathLike[str]) -> None:
@@ -108,6 +112,8 @@ def save(source: P2M | Image, path: str | os.PathLike[str]) -> None:
     whole, under their names, or not at all.
     """
     path = Path(path)
+    if not isinstance(source, P2M | Image):
+        raise TypeError(f"source must be a P2M or an Image, not {source!r}")
     if path.suffix not in _SUFFIXES:
         raise ImageError(f"{path}: the suffix must be one of {', '.join(_SUFFIXES)}")
     image = source if isinstance(source, Image) else Image.of(source)

@@ -14,10 +14,10 @@ Pieces = list[tuple[int, Bytes]]
 
 def header_of(path: Path) -> Path | None:
     """The JSON header of a raw image that is named by either of its two files."""
-    header = path.with_suffix(".json")
-    if path.suffix not in (".json", ".bin") or not header.is_file():
+    if path.suffix not in (".json", ".bin"):
         return None
-    return header
+    header = path.with_suffix(".json")
+    return header if header.is_file() else None
 
 
 def read(header: Path) -> tuple[dict[str, Any], Pieces, list[str]]:

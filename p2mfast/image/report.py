@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +16,7 @@ from rich.text import Text
 
 from p2mfast.descriptor import decode, type_name
 from p2mfast.errors import Stage2Fault
-from p2mfast.image.tables import Finding, Image, Total
+from p2mfast.image.tables import Finding, Image, Total, printable
 from p2mfast.types import Attributes, type_of
 from p2mfast.units import PAGE_SIZE
 
@@ -25,6 +28,8 @@ _SHAREABILITY = ("NSH", "??", "OSH", "ISH")
 _LEAF_SIZES = {1: "1G", 2: "2M", 3: "4K"}
 _LEAF_NAMES = {1: "1 GiB", 2: "2 MiB", 3: "4 KiB"}
 MOST_ROWS = 200
+_MEASURED = 1000  # rows that make the columns as wide as they are
+_ROWS_AT_ONCE = 1 << 14
 
 
 # ---- Words ----
@@ -82,9 +87,16 @@ def tables_words(image: Image) -> str:
         if image.ignored_words
         else ""
     )
+    beyond = image.pages_beyond_output
+    unreached = (
+        f"; {size_words(beyond)} are mapped to addresses of more than {image.pa_bits} bits, an"
+        " address size fault"
+        if beyond
+        else ""
+    )
     return (
         f"{len(tables):,} tables; of {len(below):,} pointers to them {valid:,} are valid,"
-        f" {len(below) - valid:,} armed{ignored}"
+        f" {len(below) - valid:,} armed{ignored}{unreached}"
     )
 
 
@@ -116,12 +128,18 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def ranges_table(ranges: Array) -> Table:
-    """A row a range; 80 columns wide."""
-    table = _table("ipa", "pa", "size:", "type", "", "memory", "leaves", "reach-\nable:")
-    for row in ranges:
-        table.add_row(*range_cells(row))
-    return table
+def range_lines(ranges: Array) -> Iterator[str]:
+    """A line a range below a heading. Plain text, of which a million lines are no trouble, and of
+    which no terminal is too narrow for an address."""
+    headings = ("ipa", "pa", "size", "type", "", "memory", "leaves", "reachable")
+    rows = [headings, *map(range_cells, ranges[:_MEASURED])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in itertools.chain(rows, map(range_cells, ranges[_MEASURED:])):
+        cells = [
+            cell.rjust(width) if heading in ("size", "reachable") else cell.ljust(width)
+            for cell, width, heading in zip(row, widths, headings, strict=True)
+        ]
+        yield " ".join(cells)
 
 
 def totals_table(totals: list[Total]) -> Table:
@@ -146,17 +164,19 @@ def totals_table(totals: list[Total]) -> Table:
 
 def print_image(console: Console, name: str, image: Image, most_rows: int = MOST_ROWS) -> None:
     """The map, the totals and the findings."""
-    console.print(Text(name, style="bold"))
+    console.print(Text(printable(name), style="bold"))
     if image.source:
         console.print(Text(image.source))
     console.print(Text(geometry_words(image)))
     console.print(Text(tables_words(image)))
-    ranges = image.ranges()
-    console.print(ranges_table(ranges[:most_rows]))
-    if len(ranges) > most_rows:
-        console.print(f"... and {len(ranges) - most_rows:,} ranges more (--all, or --json)\n")
+    ranges = image.ranges(most_rows)
+    console.print()
+    for line in range_lines(ranges):
+        print(line, file=console.file)
+    if image.range_count > len(ranges):
+        console.print(f"... and {image.range_count - len(ranges):,} ranges more (--all, or --json)")
     console.print(totals_table(image.totals()))
-    print_findings(console, image)
+    print_findings(console, image, most_rows)
 
 
 def print_findings(console: Console, image: Image, most_rows: int = MOST_ROWS) -> None:
@@ -186,12 +206,19 @@ def print_walk(console: Console, image: Image, ipa: int) -> None:
             words = decode(step.descriptor, step.level).explain()
             console.print(Text(words), soft_wrap=True)
     console.print()
+    for word, answer in _answers(image, ipa).items():
+        console.print(Text(f"{word:>5}: {answer}"))
+
+
+def _answers(image: Image, ipa: int) -> dict[str, str]:
+    """What the MMU says to each kind of access."""
+    answers = {}
     for access, word in (("r", "read"), ("w", "write"), ("x", "fetch")):
         try:
-            answer = f"{image.translate(ipa, access).pa:#x}"
+            answers[word] = f"{image.translate(ipa, access).pa:#x}"
         except Stage2Fault as fault:
-            answer = str(fault).split(" (")[0]
-        console.print(Text(f"{word:>5}: {answer}"))
+            answers[word] = str(fault).split(" (")[0]
+    return answers
 
 
 def _side(row: Any, side: int) -> str:
@@ -217,7 +244,10 @@ def print_difference(
         console.print("No differences.")
         return
     console.print(
-        Text(f"- {names[0]}\n+ {names[1]}\n{size_words(pages)} in {len(rows):,} ranges differ")
+        Text(
+            f"- {printable(names[0])}\n+ {printable(names[1])}\n{size_words(pages)} in"
+            f" {len(rows):,} ranges differ"
+        )
     )
     for row in rows[:most_rows]:
         console.print(
@@ -232,22 +262,39 @@ def print_difference(
 # ---- JSON ----
 
 
-def to_json(image: Image) -> dict[str, Any]:
-    """Everything :func:`print_image` shows, in frames."""
-    runs, ranges = image.mapped_runs(), image.ranges()
-    return {
+def write_json(file: TextIO, image: Image) -> None:
+    """Everything :func:`print_image` shows, in frames; piece by piece, for it can be large."""
+    tables = image.tables()
+    below = tables[tables["level"] > image.root_level]
+    head = {
         "version": 1,
         "source": image.source,
         "vttbr": image.vttbr,
         "vtcr": image.vtcr,
         "ipa_bits": image.ipa_bits,
-        "tables": len(image.tables()),
-        "runs": _rows(runs, "gfn", "mfn", "nr", "type"),
-        "ranges": _rows(ranges, "gfn", "mfn", "nr", "attrs", "valid", "reachable"),
+        "pa_bits": image.pa_bits,
+        "root_level": image.root_level,
+        "root_pages": image.root_pages,
+        "tables": len(tables),
+        "pointers": {"valid": int(below["valid"].sum()), "armed": int((~below["valid"]).sum())},
+        "ignored_words": image.ignored_words,
+        "pages_beyond_output": image.pages_beyond_output,
         "totals": [total._asdict() for total in image.totals()],
         "findings": [finding_json(finding) for finding in image.findings()],
         "found": {kind.name.lower(): n for kind, n in image.found.items()},
     }
+    file.write(json.dumps(head)[:-1])
+    names = ("gfn", "mfn", "nr", "attrs", "valid", "reachable", "by_level")
+    for key, array, columns in (
+        ("runs", image.mapped_runs(), ("gfn", "mfn", "nr", "type")),
+        ("ranges", image.ranges(), names),
+    ):
+        file.write(f', "{key}": [')
+        for start in range(0, len(array), _ROWS_AT_ONCE):
+            text = json.dumps(_rows(array[start : start + _ROWS_AT_ONCE], *columns))
+            file.write((", " if start else "") + text[1:-1])
+        file.write("]")
+    file.write("}\n")
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
@@ -260,15 +307,19 @@ def difference_json(rows: Array) -> list[dict[str, Any]]:
     return _rows(rows, *(rows.dtype.names or ()))
 
 
-def walk_json(image: Image, ipa: int) -> list[dict[str, Any]]:
-    """The steps of a walk, with their descriptors in words."""
-    return [
-        {
-            **vars(step),
-            "words": None if step.descriptor is None else str(decode(step.descriptor, step.level)),
-        }
-        for step in image.walk(ipa)
-    ]
+def walk_json(image: Image, ipa: int) -> dict[str, Any]:
+    """The steps of a walk, their descriptors in words and by fields, and what the MMU says."""
+    steps = []
+    for step in image.walk(ipa):
+        found = None if step.descriptor is None else decode(step.descriptor, step.level)
+        steps.append(
+            {
+                **vars(step),
+                "words": None if found is None else str(found),
+                "fields": [] if found is None else [field._asdict() for field in found.fields()],
+            }
+        )
+    return {"version": 1, "ipa": ipa, "walk": steps, "mmu": _answers(image, ipa)}
 
 
 def _rows(array: Array, *names: str) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from p2mfast._engine import P2M
 from p2mfast._image import Tables, vtcr_of
+from p2mfast.arguments import integer, integers
 from p2mfast.errors import AddressBeyondSpace, ImageError, OutOfRange, Stage2Fault
 from p2mfast.image.memory import Memory
 from p2mfast.types import (
@@ -28,6 +29,10 @@ from p2mfast.units import PAGE_SIZE
 Array = npt.NDArray[Any]
 
 IPA_SIZES = (32, 36, 40, 42, 44, 48)
+MOST_LISTED = 1000
+"""Findings of each kind that are listed; all are counted."""
+_BRIEF = 1 << 16  # extents, where a few will do
+_MOST_LETTERS = 200
 _RIGHTS = {"r": 1, "w": 2, "rw": 3, "x": 4, "rx": 5, "wx": 6, "rwx": 7}
 
 
@@ -144,19 +149,15 @@ class Image:
         source: str = "",
         notes: Iterable[Finding] = (),
     ) -> None:
-        for name, value in (("vttbr", vttbr), ("vtcr", vtcr)):
-            if value is not None and not 0 <= value < 2**64:
-                raise ImageError(f"{name} must be a register of 64 bits, not {value:#x}")
-        if pa_bits is not None and pa_bits not in IPA_SIZES:
+        vttbr = integer("vttbr", vttbr)
+        if pa_bits is not None and integer("pa_bits", pa_bits) not in IPA_SIZES:
             raise ImageError(f"pa_bits must be one of {_sizes()}, not {pa_bits}")
+        if ipa_bits is not None:
+            ipa_bits = integer("ipa_bits", ipa_bits)
         if vtcr is None:
-            if ipa_bits not in IPA_SIZES:
-                raise ImageError(
-                    "give vtcr (VTCR_EL2), or"
-                    f" ipa_bits as one of {_sizes()}" + (f", not {ipa_bits}" if ipa_bits else "")
-                )
-            vtcr = vtcr_of(ipa_bits, pa_bits or 48)
-            assert vtcr is not None
+            vtcr = _vtcr_for(ipa_bits, pa_bits)
+        elif not integer("vtcr", vtcr) >> 31 & 1:
+            raise ImageError(f"vtcr {vtcr:#x}: bit 31 is clear, which is 1 in every VTCR")
         try:
             self._tables = Tables(memory.segments, vttbr, vtcr, pa_bits or 0)
         except LookupError as wrong:
@@ -165,15 +166,17 @@ class Image:
                     f"vtcr {vtcr:#x}: no input size and start level of the 4 KiB granule"
                 ) from None
             raise ImageError(
-                f"vttbr {vttbr:#x}: the address is not aligned to the root tables"
+                f"vttbr {vttbr:#x}: the address must be aligned to the root tables, 4 KiB times"
+                " their number"
             ) from None
         self.memory = memory
         self.vttbr = vttbr
         self.vtcr = vtcr
-        self.source = source
+        self.source = printable(source)
         if ipa_bits is not None and ipa_bits != self.ipa_bits:
             raise ImageError(f"ipa_bits {ipa_bits}: vtcr {vtcr:#x} says {self.ipa_bits}")
-        self._notes = list(notes)
+        notes = list(notes)
+        self._notes, self._noted = notes[:MOST_LISTED], len(notes)
         self._require_root()
 
     @classmethod
@@ -238,8 +241,17 @@ class Image:
     # ---- What is there ----
 
     @functools.cached_property
-    def _scan(self) -> tuple[Array, Array, Array, list[int], int]:
-        return self._tables.scan()
+    def _whole(self) -> Any:
+        return self._tables.scan(2**64 - 1)
+
+    @functools.cached_property
+    def _scan(self) -> Any:
+        """The same, but of very many extents only the first: enough for totals and findings."""
+        return self.__dict__.get("_whole") or self._tables.scan(_BRIEF)
+
+    @property
+    def _is_whole(self) -> bool:
+        return len(self._scan[0]) == int(self._scan[6][0])
 
     def extents(self) -> Array:
         """Pages that are mapped alike, as far as GFN and MFN go on together: a structured array
@@ -248,18 +260,25 @@ class Image:
 
         A table that is reached a second time is entered once only.
         """
-        return self._scan[0]
+        found: Array = self._scan[0] if self._is_whole else self._whole[0]
+        return found
 
     def tables(self) -> Array:
         """Every table, as it was reached first: a structured array
         (:data:`~p2mfast.types.TABLE_DTYPE`: pa in bytes, gfn, level, valid, reachable)."""
-        return self._scan[1]
+        found: Array = self._scan[1]
+        return found
 
     @property
     def ignored_words(self) -> int:
         """Descriptors that are not 0 and that neither an MMU nor Xen looks at: bit 0 clear, and no
         p2m type."""
-        return self._scan[4]
+        return int(self._scan[4])
+
+    @property
+    def range_count(self) -> int:
+        """How many :meth:`ranges` there are."""
+        return int(self._scan[6][1])
 
     def mapped_runs(self) -> Array:
         """All mappings, coalesced where GFN, MFN and type go on: as :meth:`P2M.mapped_runs`."""
@@ -271,38 +290,21 @@ class Image:
         runs["nr"], runs["type"] = _sums(extents["nr"], starts), kind[starts]
         return runs
 
-    def ranges(self) -> Array:
+    def ranges(self, most: int | None = None) -> Array:
         """The same, coalesced where all attributes go on as well: a structured array
         (:data:`~p2mfast.types.RANGE_DTYPE`: gfn, mfn, nr, attrs, and of the ``nr`` pages how many
-        are ``valid``, ``reachable``, and in leaves of level 0 to 3: ``by_level``)."""
-        extents = self.extents()
-        nr = extents["nr"]
-        starts = _starts(extents, extents["attrs"])
-        ranges = np.empty(len(starts), RANGE_DTYPE)
-        for name in ("gfn", "mfn", "attrs"):
-            ranges[name] = extents[name][starts]
-        ranges["nr"] = _sums(nr, starts)
-        for name in ("valid", "reachable"):
-            ranges[name] = _sums(nr * extents[name], starts)
-        for level in range(4):
-            ranges["by_level"][:, level] = _sums(nr * (extents["level"] == level), starts)
-        return ranges
+        are ``valid``, ``reachable``, and in leaves of level 0 to 3: ``by_level``).
+
+        ``most``: only so many, the first ones, which a large image has ready sooner.
+        """
+        if most is None or self._is_whole:
+            return _ranges(self.extents())[:most]
+        first = _ranges(self._scan[0])[:-1]  # the last one may go on
+        return first[:most] if len(first) >= most else _ranges(self.extents())[:most]
 
     def totals(self) -> list[Total]:
         """Leaves and pages by type, level and state, in that order."""
-        extents = self.extents()
-        shape = (16, 4, 2, 2)
-        key = np.ravel_multi_index(
-            (
-                type_of(extents["attrs"]).astype(np.intp),
-                extents["level"],
-                extents["valid"].view(np.uint8),
-                extents["reachable"].view(np.uint8),
-            ),
-            shape,
-        )
-        # The sums are exact: no space has 2**53 pages.
-        pages = np.bincount(key, extents["nr"].astype(np.float64), np.prod(shape)).reshape(shape)
+        pages = self._scan[7]
         return [
             Total(kind, level, bool(valid), bool(reachable), n >> 9 * (3 - level), n)
             for kind, level, valid, reachable in np.argwhere(pages).tolist()
@@ -315,10 +317,16 @@ class Image:
         return self._notes + [self._finding(row) for row in self._scan[2]]
 
     @property
+    def pages_beyond_output(self) -> int:
+        """How many pages are mapped to addresses of more than :attr:`pa_bits`, at which an MMU has
+        an address size fault."""
+        return int(self._scan[5])
+
+    @property
     def found(self) -> dict[FindingKind, int]:
         """How many findings there are of each kind that there is."""
         found = {kind: self._scan[3][kind] for kind in FindingKind if kind < len(self._scan[3])}
-        found[FindingKind.TRUNCATED] = len(self._notes)
+        found[FindingKind.TRUNCATED] = self._noted
         return {kind: n for kind, n in found.items() if n}
 
     def check(self) -> list[str]:
@@ -346,7 +354,7 @@ class Image:
 
         Raises OutOfRange for an address beyond the IPA size.
         """
-        if not 0 <= ipa < 1 << self.ipa_bits:
+        if integer("ipa", ipa) >> self.ipa_bits:
             raise OutOfRange(
                 f"ipa {ipa:#x} is beyond the {self.ipa_bits}-bit IPA space", "ipa", ipa
             )
@@ -363,8 +371,7 @@ class Image:
     def translate(self, ipa: int, access: str = "r") -> Translation:
         """The MMU's view, as :meth:`P2M.translate`. A table that is not in the image is an external
         abort on the walk."""
-        if not 0 <= ipa < 2**64:
-            raise OutOfRange(f"ipa must be from 0 to 2**64 - 1, not {ipa}", "ipa", ipa)
+        ipa = integer("ipa", ipa)
         result = self.translate_many(np.array([ipa], np.uint64), access)[0]
         fault = FaultKind(int(result["fault"]))
         if ipa >> self.ipa_bits:
@@ -380,12 +387,7 @@ class Image:
         """The same for an array of byte addresses: as :meth:`P2M.translate_many`."""
         if access not in _RIGHTS:
             raise ValueError(f"access must be one of {', '.join(_RIGHTS)}, not {access!r}")
-        addresses = np.asarray(ipas)
-        if addresses.dtype.kind not in "ui":
-            raise TypeError(f"ipas must be an array of integers, not of {addresses.dtype}")
-        if addresses.ndim != 1:
-            raise ValueError(f"ipas must be one-dimensional, not of shape {addresses.shape}")
-        return self._tables.translate(np.ascontiguousarray(addresses, np.uint64), _RIGHTS[access])
+        return self._tables.translate(integers("ipas", ipas), _RIGHTS[access])
 
 
 def _sizes() -> str:
@@ -398,6 +400,35 @@ def _holds(memory: Memory, pa: int) -> bool:
     except ImageError:
         return False
     return True
+
+
+def _vtcr_for(ipa_bits: int | None, pa_bits: int | None) -> int:
+    if ipa_bits is None:
+        raise ImageError(f"give vtcr (VTCR_EL2), or ipa_bits as one of {_sizes()}")
+    vtcr = vtcr_of(ipa_bits, pa_bits or 48) if ipa_bits in IPA_SIZES else None
+    if vtcr is None:
+        raise ImageError(f"ipa_bits must be one of {_sizes()}, not {ipa_bits}")
+    return vtcr
+
+
+def printable(text: str) -> str:
+    """A line that a terminal shows and does not obey: what comes with a dump may be hostile."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in text[:_MOST_LETTERS])
+    return line + ("..." if len(text) > _MOST_LETTERS else "")
+
+
+def _ranges(extents: Array) -> Array:
+    nr = extents["nr"]
+    starts = _starts(extents, extents["attrs"])
+    ranges = np.empty(len(starts), RANGE_DTYPE)
+    for name in ("gfn", "mfn", "attrs"):
+        ranges[name] = extents[name][starts]
+    ranges["nr"] = _sums(nr, starts)
+    for name in ("valid", "reachable"):
+        ranges[name] = _sums(nr * extents[name], starts)
+    for level in range(4):
+        ranges["by_level"][:, level] = _sums(nr * (extents["level"] == level), starts)
+    return ranges
 
 
 def _starts(extents: Array, key: Array) -> Array:

@@ -293,7 +293,7 @@ def _legends(table: Extents, rasters: list[Raster]) -> list[tuple[str, list[Patc
         np.bincount(kinds, table.nr, len(COLOURS)).astype(np.int64)
         for kinds in (table.type, table.level, table.state)
     )
-    named = {int(kind): kind.name for kind in P2MType}
+    named = {int(kind): kind.name for kind in P2MType if kind} | {0: "no type"}
     type_patches = [
         _patch(kind, f"{named.get(kind, f'type {kind}')}: {_about(int(types[kind]))}")
         for kind in np.flatnonzero(types).tolist()

@@ -169,7 +169,7 @@ static void free_scan(struct image_scan *scan)
 static struct image_scan scan_of(const struct image *image, uint64_t round,
                                  bool (*room)(struct image_list *, size_t), int *error)
 {
-    struct image_scan scan = {.grow = room};
+    struct image_scan scan = {.most_extents = UINT64_MAX, .grow = room};
 
     scan.marks = calloc(image->pages + 1, 1);
     if (!scan.marks)
@@ -226,12 +226,15 @@ static void check_address(const struct image *image, const struct image_extent *
 static void check_extents(const struct image *image, const struct image_scan *scan, uint64_t round)
 {
     const struct image_extent *extents = scan->extents.items;
+    const uint64_t *totals = &scan->pages[0][0][0][0];
     uint64_t end = 0;
+    uint64_t pages = 0;
 
     for (size_t i = 0; i < scan->extents.n; i++) {
         if (!extents[i].nr || extents[i].gfn < end)
             fail("extents that do not ascend", round);
         end = extents[i].gfn + extents[i].nr;
+        pages += extents[i].nr;
         if (end > image->geometry.gfn_limit ||
             extents[i].mfn + extents[i].nr > image->geometry.mfn_limit)
             fail("an extent beyond the space", round);
@@ -239,6 +242,10 @@ static void check_extents(const struct image *image, const struct image_scan *sc
         check_address(image, &extents[i], extents[i].nr - 1, round);
         check_address(image, &extents[i], below(extents[i].nr), round);
     }
+    for (size_t i = 0; i < sizeof(scan->pages) / sizeof(*totals); i++)
+        pages -= totals[i];
+    if (pages || scan->extents_found != scan->extents.n)
+        fail("totals that the extents do not agree with", round);
 }
 
 /* Any address at all ends somewhere. */
