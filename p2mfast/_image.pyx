@@ -21,6 +21,9 @@ from p2mfast.types import (
 
 cnp.import_array()
 
+cdef extern from "<stdbool.h>":
+    ctypedef bint c_bool "bool"
+
 cdef extern from "p2mfast/p2mfast.h" nogil:
     ctypedef struct p2mfast_translation_t:
         pass
@@ -68,7 +71,7 @@ cdef extern from "image.h" nogil:
         uint64_t ranges_found
         uint64_t runs_found
         uint64_t pages[16][4][2][2]
-        bint (*grow)(image_list *list, size_t bytes) noexcept nogil
+        c_bool (*grow)(image_list *list, size_t bytes) noexcept nogil
         uint8_t *marks
 
     cdef struct image_extent:
@@ -93,7 +96,7 @@ cdef extern from "image.h" nogil:
                          p2mfast_translation_t *result)
 
 
-cdef bint _grow(image_list *list, size_t bytes) noexcept nogil:
+cdef c_bool _grow(image_list *list, size_t bytes) noexcept nogil:
     cdef size_t capacity = list.capacity * 2 if list.capacity else 64
     cdef void *items = realloc(list.items, capacity * bytes)
     if items == NULL:
