@@ -18,13 +18,15 @@ CORE = [
     "lookup",
     "p2m",
     "reclaim",
+    "regime",
     "runs",
     "scatter",
+    "syndrome",
     "track",
     "update",
     "vec",
 ]
-HOSTED = ["arena", "hosted"]
+HOSTED = ["arena", "checkpoint", "events", "hosted"]
 
 # Distutils brings -O2 -g and exports every symbol: what comes last on the command line wins.
 # Never -march=native: a wheel runs elsewhere.

@@ -47,17 +47,21 @@ static int link_pages(struct p2mfast *p2m, uint64_t gfn)
     }
 }
 
-uint8_t access_get(const struct p2mfast *p2m, uint64_t gfn)
+uint8_t access_kept(const struct p2mfast *p2m, uint64_t gfn)
 {
-    const uint8_t *bytes;
+    const uint8_t *bytes = bytes_of(p2m, gfn);
     uint8_t differs = 0;
 
-    if (!__atomic_load_n(&p2m->mem_access, __ATOMIC_RELAXED))
-        return P2MFAST_ACCESS_RWX;
-    bytes = bytes_of(p2m, gfn);
     if (bytes)
         differs = __atomic_load_n(&bytes[gfn % ((uint64_t)1 << LEAF_ORDER)], __ATOMIC_RELAXED);
     return differs ^ P2MFAST_ACCESS_RWX;
+}
+
+uint8_t access_get(const struct p2mfast *p2m, uint64_t gfn)
+{
+    if (!__atomic_load_n(&p2m->mem_access, __ATOMIC_RELAXED))
+        return P2MFAST_ACCESS_RWX;
+    return access_kept(p2m, gfn);
 }
 
 int access_reserve(struct p2mfast *p2m, uint64_t gfn, uint64_t nr, unsigned access)

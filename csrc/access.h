@@ -20,6 +20,9 @@ uint8_t access_get(const struct p2mfast *p2m, uint64_t gfn);
  * some may be linked, but none says anything new. Nothing to do while mem_access is off. */
 int access_reserve(struct p2mfast *p2m, uint64_t gfn, uint64_t nr, unsigned access);
 
+/* What is kept of gfn, whether mem_access is on or not. */
+uint8_t access_kept(const struct p2mfast *p2m, uint64_t gfn);
+
 /* After that, it succeeds. */
 void access_set(struct p2mfast *p2m, uint64_t gfn, uint64_t nr, unsigned access);
 

@@ -27,13 +27,18 @@ static uint64_t frames_of_machine(void)
     return pages > 0 && bytes > 0 ? (uint64_t)pages * ((uint64_t)bytes / TABLE_BYTES) : UINT64_MAX;
 }
 
-int arena_init(struct arena *arena, uint64_t frames)
+int arena_init(struct arena *arena, uint64_t frames, void *memory)
 {
     uint64_t fits = frames_of_machine();
     size_t bytes;
     uintptr_t start;
     void *range;
 
+    if (memory) {
+        *arena = (struct arena){
+            .memory = memory, .frames = frames, .ready = frames, .recycled = NO_FRAME};
+        return 0;
+    }
     frames = frames < fits ? frames : fits;
     /* Room to put the first step, behind the small frames, at a multiple of its size. */
     bytes = frames * TABLE_BYTES + (frames > SMALL_FRAMES ? STEP_BYTES : 0);
@@ -57,7 +62,8 @@ int arena_init(struct arena *arena, uint64_t frames)
 
 void arena_destroy(struct arena *arena)
 {
-    munmap(arena->range, arena->range_bytes);
+    if (arena->range)
+        munmap(arena->range, arena->range_bytes);
 }
 
 /* One fault for a step instead of one a table. What the machine refuses is faulted in later. */
@@ -77,8 +83,17 @@ uint64_t arena_take_roots(struct arena *arena, unsigned count)
 {
     if (arena->in_range || count > arena->frames)
         return NO_FRAME;
+    if (!arena->range)
+        memset(arena->memory, 0, (size_t)count * TABLE_BYTES);
     arena->in_range = count;
     return 0;
+}
+
+void arena_take_rows(struct arena *arena, uint64_t rows)
+{
+    while (arena->ready < rows)
+        make_step_ready(arena);
+    arena->in_range = rows;
 }
 
 bool arena_can_take(const struct arena *arena, uint64_t count)
@@ -93,11 +108,13 @@ uint64_t arena_take(struct arena *arena, bool zeroed)
     uint64_t frame = arena->recycled;
     uint64_t *table;
 
-    if (frame == NO_FRAME) { /* a fresh one, which the kernel has zeroed */
+    if (frame == NO_FRAME) { /* a fresh one, which the kernel has zeroed; the embedder need not */
         if (arena->in_range == arena->frames)
             return NO_FRAME;
         if (arena->in_range == arena->ready)
             make_step_ready(arena);
+        if (zeroed && !arena->range)
+            memset(arena->memory + arena->in_range * TABLE_WORDS, 0, TABLE_BYTES);
         return arena->in_range++;
     }
     table = arena->memory + frame * TABLE_WORDS;
@@ -121,5 +138,7 @@ uint64_t arena_bytes(const struct arena *arena)
 {
     uint64_t frames = arena->ready > SMALL_FRAMES ? arena->ready : arena->in_range;
 
+    if (!arena->range)
+        frames = arena->in_range;
     return (frames < arena->frames ? frames : arena->frames) * TABLE_BYTES;
 }

@@ -106,14 +106,17 @@ static inline uint64_t pte_mfn(const struct geometry *geometry, uint64_t pte)
     return (pte & geometry->address_mask) >> PAGE_SHIFT;
 }
 
-/* Does it grant every right in access (R 1, W 2, X 4)? An AArch64 EL2 lets XN alone decide about
+/* What it grants. An AArch64 EL2 lets XN alone decide about
  * fetches (Arm ARM D8.4.2, stage 2 data and instruction permissions). */
+static inline unsigned pte_rights(uint64_t pte)
+{
+    return (pte & PTE_READ ? P2MFAST_READ : 0) | (pte & PTE_WRITE ? P2MFAST_WRITE : 0) |
+           (pte & PTE_XN ? 0 : P2MFAST_EXECUTE);
+}
+
 static inline bool pte_permits(uint64_t pte, unsigned access)
 {
-    unsigned granted =
-        (pte & PTE_READ ? 1u : 0) | (pte & PTE_WRITE ? 2u : 0) | (pte & PTE_XN ? 0 : 4u);
-
-    return (access & ~granted) == 0;
+    return (access & ~pte_rights(pte)) == 0;
 }
 
 /* ---- Constructors ---- */

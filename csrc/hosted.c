@@ -5,104 +5,14 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #define _DEFAULT_SOURCE
-#include "arena.h"
-#include "p2m.h"
+#include "hosted.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_TLB_EVENTS 4096
 #define MAX_ARENA_BYTES ((uint64_t)64 << 30)
 
-#define NO_EVENT SIZE_MAX
-
 #define SIDE_HEADER 64 /* a cache line */
-
-struct queue {
-    p2mfast_event_t *events;
-    size_t first; /* oldest that was not drained */
-    size_t n;     /* one behind the newest */
-    size_t capacity;
-    size_t invalidations; /* of the waiting ones */
-    size_t last_removal;  /* the one that may still grow, or NO_EVENT */
-};
-
-struct hosted {
-    struct p2mfast p2m; /* first: a p2mfast_t is a struct hosted */
-    struct arena arena;
-    pthread_mutex_t mutex;
-    struct queue queue;
-    void *side_pages; /* the one given last */
-};
-
-/* ---- The queue of events ---- */
-
-/* Keep the waiting events that are not of kind `drop`, from the start of the array on. */
-static void queue_compact(struct queue *queue, uint32_t drop)
-{
-    size_t kept = 0;
-
-    for (size_t i = queue->first; i < queue->n; i++)
-        if (queue->events[i].kind != drop)
-            queue->events[kept++] = queue->events[i];
-    queue->first = 0;
-    queue->n = kept;
-    queue->last_removal = NO_EVENT;
-}
-
-static int queue_reserve(struct queue *queue, uint64_t more)
-{
-    /* One place is kept for the invalidation that stands for all. */
-    size_t need = queue->n - queue->first + more + 1;
-    p2mfast_event_t *events;
-
-    if (need <= queue->capacity - queue->first)
-        return 0;
-    queue_compact(queue, 0);
-    if (need <= queue->capacity)
-        return 0;
-    need = need < 2 * queue->capacity ? 2 * queue->capacity : need;
-    events = realloc(queue->events, need * sizeof(*events));
-    if (!events)
-        return P2MFAST_ERROR_MEMORY;
-    queue->events = events;
-    queue->capacity = need;
-    return 0;
-}
-
-static void queue_invalidation(struct hosted *hosted, uint64_t gfn, uint64_t nr)
-{
-    struct queue *queue = &hosted->queue;
-
-    if (queue->invalidations >= MAX_TLB_EVENTS || queue_reserve(queue, 1)) {
-        queue_compact(queue, P2MFAST_EVENT_TLB_INVALIDATE);
-        queue->invalidations = 0;
-        gfn = 0;
-        nr = hosted->p2m.geometry.gfn_limit;
-    }
-    queue->events[queue->n++] =
-        (p2mfast_event_t){gfn, nr, P2MFAST_INVALID_MFN, P2MFAST_EVENT_TLB_INVALIDATE, 0};
-    queue->invalidations++;
-}
-
-/* A run grows across the invalidations that come between its parts: there are never more runs
- * than leaves were there, which is what was reserved. */
-static void queue_removal(struct queue *queue, uint64_t gfn, uint64_t mfn, uint64_t nr,
-                          unsigned type)
-{
-    if (queue->last_removal != NO_EVENT) {
-        p2mfast_event_t *last = &queue->events[queue->last_removal];
-
-        if (last->type == type && last->gfn + last->nr == gfn && last->mfn + last->nr == mfn) {
-            last->nr += nr;
-            return;
-        }
-    }
-    queue->last_removal = queue->n;
-    queue->events[queue->n++] =
-        (p2mfast_event_t){gfn, nr, mfn, P2MFAST_EVENT_MAPPING_REMOVED, type};
-}
 
 /* ---- platform.h ---- */
 
@@ -136,18 +46,25 @@ static void usage(void *context, uint64_t *free_frames, uint64_t *bytes)
 
 static void invalidate_tlb(void *context, uint64_t gfn, uint64_t nr)
 {
-    queue_invalidation(context, gfn, nr);
+    struct hosted *hosted = context;
+    uint64_t limit = hosted->p2m.geometry.gfn_limit;
+    const p2mfast_invalidation_t invalidation = {
+        gfn, nr, hosted->p2m.vmid, nr == limit ? P2MFAST_SCOPE_VMID : P2MFAST_SCOPE_RANGE};
+
+    if (hosted->config.tlb_invalidate)
+        hosted->config.tlb_invalidate(hosted->config.context, &invalidation);
+    else if (!events_invalidated(&hosted->events, gfn, nr, limit))
+        hosted_log(hosted, "TLB invalidations that nobody drained have become one of everything");
 }
 
-/* Every run may be followed by an invalidation, so room is kept for those as well. */
 static int reserve_removed(void *context, uint64_t runs)
 {
-    return queue_reserve(&((struct hosted *)context)->queue, runs + MAX_TLB_EVENTS);
+    return events_reserve_removed(&((struct hosted *)context)->events, runs);
 }
 
 static void mapping_removed(void *context, uint64_t gfn, uint64_t mfn, uint64_t nr, unsigned type)
 {
-    queue_removal(&((struct hosted *)context)->queue, gfn, mfn, nr, type);
+    events_removed(&((struct hosted *)context)->events, gfn, mfn, nr, type);
 }
 
 static void lock(void *context)
@@ -164,10 +81,13 @@ static void unlock(void *context)
 static void *side_page(void *context)
 {
     struct hosted *hosted = context;
-    void **block = calloc(1, TABLE_BYTES + SIDE_HEADER);
+    void **block = heap_take(&hosted->heap, TABLE_BYTES + SIDE_HEADER);
 
-    if (!block)
+    if (!block) {
+        hosted_log(hosted, "no memory for mem_access");
         return NULL;
+    }
+    memset(block, 0, TABLE_BYTES + SIDE_HEADER);
     *block = hosted->side_pages;
     hosted->side_pages = block;
     return (char *)block + SIDE_HEADER;
@@ -175,14 +95,18 @@ static void *side_page(void *context)
 
 static void *scratch(void *context, size_t bytes)
 {
-    (void)context;
-    return malloc(bytes);
+    return heap_take(&((struct hosted *)context)->heap, bytes);
 }
 
 static void release_scratch(void *context, void *memory)
 {
-    (void)context;
-    free(memory);
+    heap_give(&((struct hosted *)context)->heap, memory);
+}
+
+void hosted_log(const struct hosted *hosted, const char *message)
+{
+    if (hosted->config.log)
+        hosted->config.log(hosted->config.context, message);
 }
 
 /* ---- Life ---- */
@@ -224,22 +148,22 @@ static uint64_t frames_to_reserve(const struct geometry *geometry, const p2mfast
 {
     uint64_t physical = (uint64_t)1 << (config->pa_bits - PAGE_SHIFT);
     uint64_t tables = min_u64(geometry_all_tables(geometry), config->max_tables);
-    uint64_t frames = min_u64(tables + geometry->root_pages, MAX_ARENA_BYTES / TABLE_BYTES);
+    uint64_t most = config->table_memory ? config->table_frames : MAX_ARENA_BYTES / TABLE_BYTES;
+    uint64_t frames = min_u64(tables + geometry->root_pages, most);
 
     if (base % geometry->root_pages || base >= physical || physical - base < geometry->root_pages)
         return 0;
     return min_u64(frames, physical - base);
 }
 
-static int hosted_init(struct hosted *hosted, const p2mfast_config_t *config)
+static p2mfast_platform_t platform_of(struct hosted *hosted, uint64_t base)
 {
-    struct geometry geometry;
-    int error = geometry_init(&geometry, config->ipa_bits, config->pa_bits, config->vmid);
-    uint64_t base = config->table_base_mfn;
-    uint64_t frames;
-    p2mfast_platform_t platform = {
+    return (p2mfast_platform_t){
         .context = hosted,
         .vec = choose_vec(),
+        .memory = hosted->arena.memory,
+        .base_mfn = base,
+        .frames = hosted->arena.frames,
         .take_roots = take_roots,
         .reserve = reserve_tables,
         .take = take,
@@ -254,48 +178,85 @@ static int hosted_init(struct hosted *hosted, const p2mfast_config_t *config)
         .scratch = scratch,
         .release_scratch = release_scratch,
     };
+}
+
+/* What a config can get wrong that needs no geometry. */
+static int check_config(const p2mfast_config_t *config)
+{
+    if (config->size != sizeof(*config))
+        return P2MFAST_ERROR_ABI;
+    if (!config->allocate != !config->release)
+        return P2MFAST_ERROR_ARGUMENT;
+    if (!config->table_memory)
+        return config->table_frames ? P2MFAST_ERROR_ARGUMENT : 0;
+    if ((uintptr_t)config->table_memory % sizeof(uint64_t))
+        return P2MFAST_ERROR_ARGUMENT;
+    return config->table_base_mfn == P2MFAST_INVALID_MFN ? P2MFAST_ERROR_TABLE_BASE : 0;
+}
+
+static int init_tables(struct hosted *hosted, const p2mfast_config_t *config)
+{
+    struct geometry geometry;
+    int error = geometry_init(&geometry, config->ipa_bits, config->pa_bits, config->vmid);
+    uint64_t base = config->table_base_mfn;
+    p2mfast_platform_t platform;
+    uint64_t frames;
 
     if (error)
         return error;
+    if (config->table_memory && config->table_frames < geometry.root_pages)
+        return P2MFAST_ERROR_TABLES;
     if (base == P2MFAST_INVALID_MFN)
         base = default_base(config->pa_bits);
     frames = frames_to_reserve(&geometry, config, base);
     if (!frames)
         return P2MFAST_ERROR_TABLE_BASE;
-    hosted->queue.last_removal = NO_EVENT;
-    error = queue_reserve(&hosted->queue, 16);
+    error = arena_init(&hosted->arena, frames, config->table_memory);
     if (error)
         return error;
-    error = arena_init(&hosted->arena, frames);
-    if (error)
-        return error;
-    platform.memory = hosted->arena.memory;
-    platform.base_mfn = base;
-    platform.frames = hosted->arena.frames;
+    platform = platform_of(hosted, base);
     error = p2m_init(&hosted->p2m, &platform, config);
     if (error)
         arena_destroy(&hosted->arena);
-    else
-        pthread_mutex_init(&hosted->mutex, NULL);
     return error;
+}
+
+struct hosted *hosted_create(const p2mfast_config_t *config, int *error)
+{
+    const struct heap heap = {config->context, config->allocate, config->release};
+    struct hosted *hosted;
+
+    *error = check_config(config);
+    if (*error)
+        return NULL;
+    hosted = heap_take(&heap, sizeof(*hosted));
+    *error = P2MFAST_ERROR_MEMORY;
+    if (!hosted)
+        return NULL;
+    memset(hosted, 0, sizeof(*hosted));
+    hosted->heap = heap;
+    hosted->config = *config;
+    *error = events_init(&hosted->events, &hosted->heap);
+    if (!*error)
+        *error = init_tables(hosted, config);
+    if (!*error) {
+        pthread_mutex_init(&hosted->mutex, NULL);
+        return hosted;
+    }
+    events_destroy(&hosted->events);
+    heap_give(&heap, hosted);
+    return NULL;
 }
 
 p2mfast_t *p2mfast_create_with_error(const p2mfast_config_t *config, int *error)
 {
     static const p2mfast_config_t standard = P2MFAST_CONFIG_DEFAULT;
-    struct hosted *hosted = calloc(1, sizeof(*hosted));
-    int result = P2MFAST_ERROR_MEMORY;
+    int result;
+    struct hosted *hosted = hosted_create(config ? config : &standard, &result);
 
-    if (hosted)
-        result = hosted_init(hosted, config ? config : &standard);
     if (error)
         *error = result;
-    if (!result)
-        return &hosted->p2m;
-    if (hosted)
-        free(hosted->queue.events);
-    free(hosted);
-    return NULL;
+    return hosted ? &hosted->p2m : NULL;
 }
 
 p2mfast_t *p2mfast_create(const p2mfast_config_t *config)
@@ -306,19 +267,21 @@ p2mfast_t *p2mfast_create(const p2mfast_config_t *config)
 void p2mfast_destroy(p2mfast_t *p2m)
 {
     struct hosted *hosted = (struct hosted *)p2m;
+    struct heap heap;
 
     if (!hosted)
         return;
+    heap = hosted->heap;
     while (hosted->side_pages) {
         void *before = *(void **)hosted->side_pages;
 
-        free(hosted->side_pages);
+        heap_give(&heap, hosted->side_pages);
         hosted->side_pages = before;
     }
     arena_destroy(&hosted->arena);
     pthread_mutex_destroy(&hosted->mutex);
-    free(hosted->queue.events);
-    free(hosted);
+    events_destroy(&hosted->events);
+    heap_give(&heap, hosted);
 }
 
 void p2mfast_tables(p2mfast_t *p2m, const uint64_t **first, uint64_t *rows, uint64_t *base_mfn)
@@ -347,29 +310,20 @@ uint64_t p2mfast_copy_tables(p2mfast_t *p2m, uint64_t *words, uint64_t capacity)
 
 size_t p2mfast_pending_events(p2mfast_t *p2m)
 {
-    const struct queue *queue = &((struct hosted *)p2m)->queue;
     size_t n;
 
     p2m_lock(p2m);
-    n = queue->n - queue->first;
+    n = events_waiting(&((struct hosted *)p2m)->events);
     p2m_unlock(p2m);
     return n;
 }
 
 size_t p2mfast_drain_events(p2mfast_t *p2m, p2mfast_event_t *events, size_t capacity)
 {
-    struct queue *queue = &((struct hosted *)p2m)->queue;
-    size_t n = 0;
+    size_t n;
 
     p2m_lock(p2m);
-    for (; n < capacity && queue->first < queue->n; n++) {
-        events[n] = queue->events[queue->first++];
-        if (events[n].kind == P2MFAST_EVENT_TLB_INVALIDATE)
-            queue->invalidations--;
-    }
-    queue->last_removal = NO_EVENT;
-    if (queue->first == queue->n)
-        queue->first = queue->n = 0;
+    n = events_drain(&((struct hosted *)p2m)->events, events, capacity);
     p2m_unlock(p2m);
     return n;
 }

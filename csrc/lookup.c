@@ -123,6 +123,33 @@ void lookup_translation(const struct p2mfast *p2m, uint64_t ipa, unsigned access
     } while (p2m_read_retry(p2m, sequence));
 }
 
+int p2mfast_translate_block(const p2mfast_t *p2m, uint64_t ipa, unsigned access,
+                            p2mfast_tlb_entry_t *entry)
+{
+    const struct geometry *geometry = &p2m->geometry;
+    uint64_t gfn = ipa >> PAGE_SHIFT;
+    uint32_t sequence;
+    struct walk walk;
+
+    if (!access || access > 7)
+        return P2MFAST_ERROR_ARGUMENT;
+    walk_start(geometry, &walk, gfn);
+    if (ipa >> geometry->ipa_bits) {
+        set_no_block(&walk, 0, P2MFAST_FAULT_TRANSLATION, 0, entry);
+        return 0;
+    }
+    do {
+        sequence = p2m_read_begin(p2m);
+        if (p2m_walk(p2m, WALK_MMU, gfn, &walk) == WALK_LEAF)
+            set_block(geometry, &walk, access, entry);
+        else
+            set_no_block(&walk, walk.level, walk.fault,
+                         walk.level - geometry->root_level + (walk.fault != P2MFAST_FAULT_EXTERNAL),
+                         entry);
+    } while (p2m_read_retry(p2m, sequence));
+    return 0;
+}
+
 int p2mfast_translate(const p2mfast_t *p2m, uint64_t ipa, unsigned access,
                       p2mfast_translation_t *result)
 {

@@ -74,7 +74,7 @@ void p2m_write_end(struct p2mfast *p2m)
 
 void p2m_invalidate(struct p2mfast *p2m, struct span span)
 {
-    p2m->stats.tlb_flushes++;
+    __atomic_store_n(&p2m->stats.tlb_flushes, p2m->stats.tlb_flushes + 1, __ATOMIC_RELEASE);
     if (p2m->platform.invalidate_tlb)
         p2m->platform.invalidate_tlb(p2m->platform.context, span.start, span.end - span.start);
 }
@@ -180,6 +180,42 @@ uint64_t p2mfast_vtcr(const p2mfast_t *p2m)
 uint64_t p2mfast_vttbr(const p2mfast_t *p2m)
 {
     return geometry_vttbr(p2m->platform.base_mfn + p2m->root_frame, p2m->vmid);
+}
+
+uint64_t p2mfast_tlb_generation(const p2mfast_t *p2m)
+{
+    return __atomic_load_n(&p2m->stats.tlb_flushes, __ATOMIC_ACQUIRE);
+}
+
+void p2mfast_config_init(p2mfast_config_t *config)
+{
+    *config = (p2mfast_config_t)P2MFAST_CONFIG_DEFAULT;
+}
+
+unsigned p2mfast_abi_version(void)
+{
+    return P2MFAST_ABI_VERSION;
+}
+
+const char *p2mfast_error_words(int error)
+{
+    static const char *const words[] = {
+        [-P2MFAST_OK] = "no error",
+        [-P2MFAST_ERROR_ARGUMENT] = "an argument that no P2M could take",
+        [-P2MFAST_ERROR_RANGE] = "a frame beyond the address space",
+        [-P2MFAST_ERROR_TABLES] = "max_tables, or the table memory, is used up",
+        [-P2MFAST_ERROR_MISMATCH] = "RAM of another frame is mapped there",
+        [-P2MFAST_ERROR_MEMORY] = "no memory for bookkeeping",
+        [-P2MFAST_ERROR_TABLE_BASE] = "the tables' address is misaligned, or outside pa_bits",
+        [-P2MFAST_ERROR_IPA_BITS] = "no such IPA size",
+        [-P2MFAST_ERROR_PA_BITS] = "no such PA size",
+        [-P2MFAST_ERROR_CORRUPT] = "a table pointer leads outside the table memory",
+        [-P2MFAST_ERROR_ABI] = "compiled for another ABI version",
+        [-P2MFAST_ERROR_CHECKPOINT] = "no checkpoint that can be restored",
+    };
+    unsigned number = error > 0 ? 0u : 0u - (unsigned)error;
+
+    return number < sizeof(words) / sizeof(words[0]) ? words[number] : "an unknown error";
 }
 
 uint64_t p2mfast_lowest_mapped_gfn(const p2mfast_t *p2m)

@@ -40,4 +40,36 @@ static inline void set_translation(const struct geometry *geometry, const struct
                                       {0}};
 }
 
+/* The block that the walk has ended at, and whether it permits the access. */
+static inline void set_block(const struct geometry *geometry, const struct walk *walk,
+                             unsigned access, p2mfast_tlb_entry_t *entry)
+{
+    unsigned order = level_order(geometry, walk->level);
+    uint64_t first = align_down(walk->gfn, order);
+    uint64_t pte = walk->pte;
+
+    *entry = (p2mfast_tlb_entry_t){
+        .ipa = first << PAGE_SHIFT,
+        .pa = (walk_leaf_mfn(geometry, walk) - (walk->gfn - first)) << PAGE_SHIFT,
+        .size = (uint64_t)TABLE_BYTES << order,
+        .descriptor = pte,
+        .rights = (uint8_t)pte_rights(pte),
+        .memattr = (uint8_t)((pte & PTE_MEMATTR) >> PTE_MEMATTR_SHIFT),
+        .shareability = (uint8_t)((pte & PTE_SH) >> PTE_SH_SHIFT),
+        .level = (int8_t)walk->level,
+        .fault = (uint8_t)leaf_fault(pte, access),
+        .reads = (uint8_t)(walk->level - geometry->root_level + 1),
+    };
+}
+
+/* Nothing maps the address: the walk has failed at `level`, after so many reads. */
+static inline void set_no_block(const struct walk *walk, int level, unsigned fault, int reads,
+                                p2mfast_tlb_entry_t *entry)
+{
+    *entry = (p2mfast_tlb_entry_t){.descriptor = walk->pte,
+                                   .level = (int8_t)level,
+                                   .fault = (uint8_t)fault,
+                                   .reads = (uint8_t)reads};
+}
+
 #endif

@@ -90,6 +90,7 @@ cdef extern from "p2mfast/p2mfast.h" nogil:
         P2MFAST_ERROR_PA_BITS
         P2MFAST_ERROR_CORRUPT
 
+    void p2mfast_config_init(p2mfast_config_t *config)
     p2mfast_t *p2mfast_create_with_error(const p2mfast_config_t *config, int *error)
     void p2mfast_destroy(p2mfast_t *p2m)
     int p2mfast_root_level(const p2mfast_t *p2m)

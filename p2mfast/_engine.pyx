@@ -98,6 +98,7 @@ cdef class P2M:
         cdef uint64_t identifier = _u64(vmid, "vmid")
         if identifier > 0xFFFF:
             raise ValueError(f"vmid must be from 0 to 65535, not {vmid!r}")
+        p2mfast_config_init(&config)
         config.ipa_bits = <unsigned>ipa if ipa < 256 else 0  # 0: refused
         config.pa_bits = <unsigned>pa if pa < 256 else 0
         config.vmid = <unsigned>identifier

@@ -20,7 +20,7 @@ trap 'rm -rf "$build"' EXIT
 
 flags=(-std=c11 -O2 -ffreestanding -nostdlib -Wall -Wextra -Werror -fno-stack-protector
     "-I$csrc" "-I$csrc/include")
-hosted=" arena.c hosted.c "
+hosted=" arena.c checkpoint.c events.c hosted.c "
 allowed='^(memcpy|memset|memmove|memcmp)$'
 
 # check TARGET COMPILER [FLAG...]

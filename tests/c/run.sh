@@ -22,17 +22,18 @@ threaded=(-fsanitize=thread -Wno-tsan -g -O1)
 sanitized=(-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1)
 
 core=()
+hosted=()
 for source in "$csrc"/*.c; do
     case ${source##*/} in
-    arena.c | hosted.c) ;;
+    arena.c | checkpoint.c | events.c | hosted.c) hosted+=("$source") ;;
     *) core+=("$source") ;;
     esac
 done
 # The core's tests bring a platform of their own; the library's bring nothing.
 test_core=("$here"/{test_core,harness,pool,tlb}.c "$here"/core_*.c "${core[@]}")
-test_hosted=("$here"/{test_hosted,harness}.c "$csrc"/{arena,hosted}.c "${core[@]}")
+test_hosted=("$here"/{test_hosted,harness}.c "${hosted[@]}" "${core[@]}")
 test_image=("$here"/test_image.c "${core[@]}")
-test_access=("$here"/{test_access,harness}.c "$csrc"/{arena,hosted}.c "${core[@]}")
+test_access=("$here"/{test_access,harness}.c "${hosted[@]}" "${core[@]}")
 
 if ! command -v "${cc[0]}" >/dev/null; then
     echo "no C compiler: ${cc[0]}" >&2

@@ -2,9 +2,20 @@
  * p2mfast: an Arm stage-2 page-table engine (a P2M: guest frames to machine frames).
  *
  * A P2M is a tree of 512-entry tables of 64-bit LPAE descriptors, exactly as an Arm MMU walks
- * them (Arm ARM DDI 0487, D8: VMSAv8-64, 4 KiB granule, stage 2). This header is all that an
- * embedder needs.
+ * them (Arm ARM DDI 0487, D8: VMSAv8-64, 4 KiB granule, stage 2). The engine builds such trees,
+ * looks things up in them, and tracks which pages a guest has touched by the valid bits, as Xen's
+ * P2M does. It can also walk trees that somebody else built. This header is all that an embedder
+ * needs:
  *
+ *     p2mfast_t *p2m = p2mfast_create(NULL);
+ *     p2mfast_set_entry(p2m, 0x40000, 512, 0x80000, P2MFAST_RAM_RW, P2MFAST_ACCESS_RWX, 0);
+ *     p2mfast_translation_t t;
+ *     p2mfast_translate(p2m, 0x40000123, P2MFAST_READ, &t);      // t.pa is 0x80000123
+ *     p2mfast_destroy(p2m);
+ *
+ * Memory    Tables lie in memory of the engine's own, or in a buffer that the embedder gives, with
+ *           its physical address: then the simulated machine's own walker finds them there
+ *           (p2mfast_config_t). Look-ups and walks allocate nothing; nothing is global.
  * Units     Frames (4 KiB, address >> 12) unless the name says otherwise; `ipa` and `pa` are byte
  *           addresses.
  * Errors    Functions that return int give 0 (or a documented positive value), or a negative
@@ -27,6 +38,9 @@ extern "C" {
 
 typedef struct p2mfast p2mfast_t;
 
+/* Counts the changes that break embedders compiled before. */
+#define P2MFAST_ABI_VERSION 1u
+
 #define P2MFAST_INVALID_MFN UINT64_MAX
 #define P2MFAST_INVALID_GFN UINT64_MAX
 #define P2MFAST_UNLIMITED UINT64_MAX
@@ -34,16 +48,23 @@ typedef struct p2mfast p2mfast_t;
 
 enum p2mfast_error {
     P2MFAST_OK = 0,
-    P2MFAST_ERROR_ARGUMENT = -1,   /* an argument that no P2M could take */
-    P2MFAST_ERROR_RANGE = -2,      /* a GFN or MFN beyond the address space */
-    P2MFAST_ERROR_TABLES = -3,     /* max_tables, or the table memory, is used up */
-    P2MFAST_ERROR_MISMATCH = -4,   /* remove_mapping: RAM of another MFN is there */
-    P2MFAST_ERROR_MEMORY = -5,     /* the surroundings have no memory for bookkeeping */
-    P2MFAST_ERROR_TABLE_BASE = -6, /* table_base_mfn: misaligned, or outside pa_bits */
-    P2MFAST_ERROR_IPA_BITS = -7,   /* ipa_bits: none of 32 36 40 42 44 48 */
-    P2MFAST_ERROR_PA_BITS = -8,    /* pa_bits: none of 32 36 40 42 44 48 */
-    P2MFAST_ERROR_CORRUPT = -9,    /* a table pointer leads outside the table memory */
+    P2MFAST_ERROR_ARGUMENT = -1,    /* an argument that no P2M could take */
+    P2MFAST_ERROR_RANGE = -2,       /* a GFN or MFN beyond the address space */
+    P2MFAST_ERROR_TABLES = -3,      /* max_tables, or the table memory, is used up */
+    P2MFAST_ERROR_MISMATCH = -4,    /* remove_mapping: RAM of another MFN is there */
+    P2MFAST_ERROR_MEMORY = -5,      /* the surroundings have no memory for bookkeeping */
+    P2MFAST_ERROR_TABLE_BASE = -6,  /* table_base_mfn: misaligned, or outside pa_bits */
+    P2MFAST_ERROR_IPA_BITS = -7,    /* ipa_bits: none of 32 36 40 42 44 48 */
+    P2MFAST_ERROR_PA_BITS = -8,     /* pa_bits: none of 32 36 40 42 44 48 */
+    P2MFAST_ERROR_CORRUPT = -9,     /* a table pointer leads outside the table memory */
+    P2MFAST_ERROR_ABI = -10,        /* config.size: not of this ABI version */
+    P2MFAST_ERROR_CHECKPOINT = -11, /* not a checkpoint that can be restored */
 };
+
+/* Rights and accesses, or-ed. */
+#define P2MFAST_READ 1u
+#define P2MFAST_WRITE 2u
+#define P2MFAST_EXECUTE 4u
 
 /* What a GFN is mapped to; Xen's numbering (xen/arch/arm/include/asm/p2m.h, p2m_type_t). */
 enum p2mfast_type {
@@ -102,16 +123,62 @@ enum p2mfast_fault {
     P2MFAST_FAULT_EXTERNAL = 5, /* a table address outside the table memory: abort on the walk */
 };
 
+/* What a TLB invalidation is for. */
+enum p2mfast_scope {
+    P2MFAST_SCOPE_RANGE =
+        1,                  /* nr pages from gfn on, and what was cached of the tables above them */
+    P2MFAST_SCOPE_VMID = 2, /* everything of the VMID */
+};
+
+typedef struct p2mfast_invalidation {
+    uint64_t gfn;
+    uint64_t nr;
+    uint32_t vmid;
+    uint32_t scope; /* enum p2mfast_scope */
+} p2mfast_invalidation_t;
+
+/* Begin with P2MFAST_CONFIG_DEFAULT and change what is to be other than that. */
 typedef struct p2mfast_config {
+    uint32_t size;       /* sizeof(p2mfast_config_t) */
     unsigned ipa_bits;   /* 32 36 40 42 44 48 */
     unsigned pa_bits;    /* 32 36 40 42 44 48: VTCR_EL2.PS */
     unsigned vmid;       /* 0 to 65535; above 255 VTCR_EL2.VS is set */
     uint64_t max_tables; /* quota of tables besides the roots, or P2MFAST_UNLIMITED */
-    uint64_t
-        table_base_mfn; /* frame of the first table, or P2MFAST_INVALID_MFN: the engine picks */
+    /* Frame of the first table, aligned to the number of root tables (16 always does), or
+     * P2MFAST_INVALID_MFN: the engine picks. It must be given with table_memory. */
+    uint64_t table_base_mfn;
+    /* Where the tables lie: table_frames frames of 4 KiB, 8-byte aligned, that the embedder keeps
+     * until the P2M is destroyed and writes nothing to; they need not be cleared. NULL: the engine
+     * takes memory of its own. */
+    void *table_memory;
+    uint64_t table_frames;
+
+    void *context; /* handed to the functions below, each of which may be NULL */
+    /* Called for every TLB invalidation, before the call that made it due goes on; then none is
+     * queued as an event. It runs under the P2M's lock: it may look things up, not update. */
+    void (*tlb_invalidate)(void *context, const p2mfast_invalidation_t *invalidation);
+    /* Memory for the handle and for bookkeeping, aligned as malloc's; NULL: there is none. Both or
+     * neither. */
+    void *(*allocate)(void *context, size_t bytes);
+    void (*release)(void *context, void *memory, size_t bytes);
+    /* What a person should know; `message` lives on. */
+    void (*log)(void *context, const char *message);
 } p2mfast_config_t;
 
-#define P2MFAST_CONFIG_DEFAULT {40, 48, 1, P2MFAST_UNLIMITED, P2MFAST_INVALID_MFN}
+#define P2MFAST_CONFIG_DEFAULT                                                                     \
+    {sizeof(p2mfast_config_t),                                                                     \
+     40,                                                                                           \
+     48,                                                                                           \
+     1,                                                                                            \
+     P2MFAST_UNLIMITED,                                                                            \
+     P2MFAST_INVALID_MFN,                                                                          \
+     NULL,                                                                                         \
+     0,                                                                                            \
+     NULL,                                                                                         \
+     NULL,                                                                                         \
+     NULL,                                                                                         \
+     NULL,                                                                                         \
+     NULL}
 
 typedef struct p2mfast_entry {
     uint64_t mfn;      /* of the GFN asked for, or P2MFAST_INVALID_MFN */
@@ -130,6 +197,57 @@ typedef struct p2mfast_translation {
     uint8_t fault;  /* enum p2mfast_fault */
     uint8_t reserved[6];
 } p2mfast_translation_t;
+
+/* A translation as a TLB keeps it: the whole block that maps the address. */
+typedef struct p2mfast_tlb_entry {
+    uint64_t ipa;         /* of the block's first byte */
+    uint64_t pa;          /* the same */
+    uint64_t size;        /* in bytes; 0: nothing maps the address, and `fault` says why */
+    uint64_t descriptor;  /* the leaf, or the word that the fault was found at */
+    uint8_t rights;       /* P2MFAST_READ... that stage 2 grants */
+    uint8_t memattr;      /* MemAttr[3:0] */
+    uint8_t shareability; /* SH[1:0] */
+    int8_t level;         /* of the leaf, or of the fault */
+    uint8_t fault;        /* enum p2mfast_fault; where the leaf does not permit the access, the rest
+                             is told all the same */
+    uint8_t reads;        /* descriptors read */
+    uint8_t reserved[2];
+} p2mfast_tlb_entry_t;
+
+/* What EL2 (Hyp mode, for AArch32) finds in its registers after a stage-2 abort. */
+typedef struct p2mfast_syndrome {
+    uint64_t esr;   /* ESR_EL2: EC, IL, ISS without ISV; HSR for AArch32 */
+    uint64_t hpfar; /* HPFAR_EL2: the faulting page in FIPA; HPFAR for AArch32 */
+} p2mfast_syndrome_t;
+
+/* Flags of p2mfast_syndrome. */
+#define P2MFAST_STAGE1_WALK 1u /* the access was stage 1's, to one of its tables: S1PTW */
+#define P2MFAST_CACHE_OP 2u    /* cache maintenance: CM, and WnR with it */
+#define P2MFAST_AARCH32 4u     /* HSR and HPFAR of a 32-bit Hyp mode */
+
+/* A translation regime: what VTTBR and VTCR say, of the engine's own tables or anybody's. */
+typedef struct p2mfast_regime {
+    uint64_t vttbr;
+    uint64_t vtcr;
+    uint64_t root; /* physical address of the (first) root table */
+    uint8_t ipa_bits;
+    uint8_t pa_bits;
+    int8_t root_level;
+    uint8_t root_pages;
+    uint32_t reserved;
+    uint64_t geometry[10]; /* the engine's */
+} p2mfast_regime_t;
+
+/* A walk under way; p2mfast_walk_begin and p2mfast_walk_step. */
+typedef struct p2mfast_walk {
+    uint64_t address;           /* read the 8 bytes at this physical address next */
+    p2mfast_tlb_entry_t result; /* once it is done */
+    uint64_t ipa;
+    const p2mfast_regime_t *regime;
+    uint32_t access;
+    int8_t level;
+    uint8_t reserved[3];
+} p2mfast_walk_t;
 
 typedef struct p2mfast_run {
     uint64_t gfn;
@@ -180,6 +298,13 @@ typedef struct p2mfast_event {
 
 /* ---- Life ---------------------------------------------------------------------------------- */
 
+/* *config = P2MFAST_CONFIG_DEFAULT, for languages that have no macros of C's. */
+void p2mfast_config_init(p2mfast_config_t *config);
+/* P2MFAST_ABI_VERSION of the engine that was linked. */
+unsigned p2mfast_abi_version(void);
+/* An error in words, for a person. */
+const char *p2mfast_error_words(int error);
+
 /* A P2M with its own table memory. NULL config: P2MFAST_CONFIG_DEFAULT. Returns NULL and, where
  * `error` is not NULL, a negative error there. */
 p2mfast_t *p2mfast_create_with_error(const p2mfast_config_t *config, int *error);
@@ -222,6 +347,49 @@ int p2mfast_translate(const p2mfast_t *p2m, uint64_t ipa, unsigned access,
                       p2mfast_translation_t *result);
 int p2mfast_translate_many(const p2mfast_t *p2m, const uint64_t *ipas, size_t n, unsigned access,
                            p2mfast_translation_t *results);
+
+/* The same as a TLB entry: the whole block, whatever the access may be. An access that the block
+ * does not grant is a permission fault there, with everything else told all the same. No effect on
+ * anything, so that debuggers may use it. Errors as p2mfast_translate. */
+int p2mfast_translate_block(const p2mfast_t *p2m, uint64_t ipa, unsigned access,
+                            p2mfast_tlb_entry_t *entry);
+/* How many TLB invalidations there were: a copy of translations that was made when it was less is
+ * stale. Costs one load. */
+uint64_t p2mfast_tlb_generation(const p2mfast_t *p2m);
+
+/* A fault (enum p2mfast_fault) at this level, in the registers of EL2 (Arm ARM D19.2, ESR_EL2 and
+ * HPFAR_EL2). `access`: of P2MFAST_READ... those that were refused; WnR is set where that is
+ * writing alone. An address beyond the input size is a fault of level 0 in AArch64, of level 1 in
+ * AArch32: level 0 is made 1 there. P2MFAST_ERROR_ARGUMENT: no such fault, level, access or flags,
+ * or an IPA that HPFAR cannot hold. */
+int p2mfast_syndrome(unsigned fault, int level, uint64_t ipa, unsigned access, unsigned flags,
+                     p2mfast_syndrome_t *syndrome);
+
+/* ---- Walks that do not block --------------------------------------------------------------- */
+
+/* For a simulator whose memory answers later, or whose tables are its own guests': the engine says
+ * which descriptor to read, the simulator brings it.
+ *
+ *     p2mfast_regime_t regime;
+ *     p2mfast_walk_t walk;
+ *     p2mfast_regime(vttbr, vtcr, 0, &regime);
+ *     for (int more = p2mfast_walk_begin(&walk, &regime, ipa, P2MFAST_READ); more;)
+ *         more = p2mfast_walk_step(&walk, my_memory_read64(walk.address));
+ *     // walk.result is the translation or the fault
+ */
+
+/* Decode VTTBR_EL2 and VTCR_EL2 (or AArch32's). pa_bits 0: VTCR.PS. P2MFAST_ERROR_IPA_BITS: no 4
+ * KiB granule, or an input size or start level that it does not have; P2MFAST_ERROR_PA_BITS;
+ * P2MFAST_ERROR_TABLE_BASE: the address is not aligned to the root tables. */
+int p2mfast_regime(uint64_t vttbr, uint64_t vtcr, unsigned pa_bits, p2mfast_regime_t *regime);
+/* 1: read walk->address, then step. 0: done (beyond the IPA space). The regime must live on.
+ * P2MFAST_ERROR_ARGUMENT: access is 0 or beyond 7. */
+int p2mfast_walk_begin(p2mfast_walk_t *walk, const p2mfast_regime_t *regime, uint64_t ipa,
+                       unsigned access);
+/* With the descriptor that was read: 1: read walk->address, then step again; 0: done. */
+int p2mfast_walk_step(p2mfast_walk_t *walk, uint64_t descriptor);
+/* Instead, where the read failed: the walk ends in an external abort. */
+void p2mfast_walk_abort(p2mfast_walk_t *walk);
 
 /* ---- Updates ------------------------------------------------------------------------------- */
 
@@ -309,6 +477,10 @@ size_t p2mfast_words(p2mfast_t *p2m, int level, p2mfast_word_t *words, size_t ca
 /* All mappings, coalesced where GFN, MFN and type go on. Returns how many runs there are. */
 size_t p2mfast_mapped_runs(p2mfast_t *p2m, p2mfast_mapped_run_t *runs, size_t capacity);
 
+/* The first run of mappings at or behind *gfn, coalesced as these; then *gfn is behind it. For
+ * simulators that map memory by windows. 1: there is one, 0: there are no more. */
+int p2mfast_next_run(p2mfast_t *p2m, uint64_t *gfn, p2mfast_mapped_run_t *run);
+
 /* What p2mfast_check may find. */
 enum p2mfast_finding_kind {
     P2MFAST_FINDING_MAPPINGS = 1,    /* stats.mappings[level] is not the number of leaves (value) */
@@ -340,6 +512,20 @@ size_t p2mfast_check(p2mfast_t *p2m, uint8_t *seen, uint64_t rows, p2mfast_findi
 size_t p2mfast_drain_events(p2mfast_t *p2m, p2mfast_event_t *events, size_t capacity);
 /* How many wait. */
 size_t p2mfast_pending_events(p2mfast_t *p2m);
+
+/* ---- Checkpoints --------------------------------------------------------------------------- */
+
+/* All of a P2M in a buffer: tables, accesses, statistics, whatever its vector loops and memory.
+ * Returns how many bytes it takes; no more than `capacity` are written, and none if that is less.
+ * Waiting events are not kept. The format has a version and is the same on every machine. */
+size_t p2mfast_checkpoint(p2mfast_t *p2m, void *buffer, size_t capacity);
+/* A P2M as it was. `config` says only where it is to live (table_memory and the functions, or
+ * NULL); sizes, VMID, quota and the tables' frame numbers are the checkpoint's. Everything is to be
+ * taken for stale in TLBs: there is one invalidation, of the VMID. NULL, and a negative error where
+ * `error` is not NULL: P2MFAST_ERROR_CHECKPOINT for what is no checkpoint, or one whose tree is not
+ * sound. */
+p2mfast_t *p2mfast_restore(const void *buffer, size_t size, const p2mfast_config_t *config,
+                           int *error);
 
 #ifdef __cplusplus
 }
