@@ -167,6 +167,16 @@ unsigned p2mfast_ipa_bits(const p2mfast_t *p2m)
     return p2m->geometry.ipa_bits;
 }
 
+unsigned p2mfast_pa_bits(const p2mfast_t *p2m)
+{
+    return p2m->geometry.pa_bits;
+}
+
+unsigned p2mfast_vmid(const p2mfast_t *p2m)
+{
+    return p2m->vmid;
+}
+
 const char *p2mfast_vector_loops(const p2mfast_t *p2m)
 {
     return p2m->vec->name;

@@ -272,6 +272,34 @@ cdef cnp.ndarray _copied_tables(P2M p2m):
     return copy
 
 
+cdef bytes _checkpoint(P2M p2m):
+    cdef size_t need = p2mfast_checkpoint(p2m._p2m, NULL, 0)
+    cdef size_t size = 0
+    cdef bytes result = b""
+    cdef char *buffer
+    while need > size:  # it may grow between two calls
+        size = need
+        result = PyBytes_FromStringAndSize(NULL, size)
+        buffer = PyBytes_AS_STRING(result)
+        with nogil:
+            need = p2mfast_checkpoint(p2m._p2m, buffer, size)
+    return result if need == size else result[:need]
+
+
+cdef object _restored(object checkpoint):
+    cdef const unsigned char[::1] data = memoryview(checkpoint).cast("B")
+    cdef int error = 0
+    cdef p2mfast_t *handle = NULL
+    if data.shape[0]:
+        handle = p2mfast_restore(&data[0], data.shape[0], NULL, &error)
+    if handle == NULL and error == P2MFAST_ERROR_MEMORY:
+        raise MemoryError("no memory for the tables of the checkpoint")
+    if handle == NULL:
+        raise ValueError(f"checkpoint: {data.shape[0]} bytes that are no P2M's checkpoint, or of one"
+                         " whose tree is not sound")
+    return _adopt(handle)
+
+
 # ---- Findings ----
 
 cdef dict _FINDINGS = {

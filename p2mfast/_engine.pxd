@@ -28,6 +28,18 @@ cdef extern from "p2mfast/p2mfast.h" nogil:
         int8_t level
         uint8_t fault
 
+    ctypedef struct p2mfast_tlb_entry_t:
+        uint64_t ipa
+        uint64_t pa
+        uint64_t size
+        uint64_t descriptor
+        uint8_t rights
+        uint8_t memattr
+        uint8_t shareability
+        int8_t level
+        uint8_t fault
+        uint8_t reads
+
     ctypedef struct p2mfast_run_t:
         uint64_t gfn
         uint64_t mfn
@@ -89,11 +101,21 @@ cdef extern from "p2mfast/p2mfast.h" nogil:
         P2MFAST_ERROR_IPA_BITS
         P2MFAST_ERROR_PA_BITS
         P2MFAST_ERROR_CORRUPT
+        P2MFAST_ERROR_CHECKPOINT
 
     void p2mfast_config_init(p2mfast_config_t *config)
     p2mfast_t *p2mfast_create_with_error(const p2mfast_config_t *config, int *error)
     void p2mfast_destroy(p2mfast_t *p2m)
     int p2mfast_root_level(const p2mfast_t *p2m)
+    unsigned p2mfast_ipa_bits(const p2mfast_t *p2m)
+    unsigned p2mfast_pa_bits(const p2mfast_t *p2m)
+    unsigned p2mfast_vmid(const p2mfast_t *p2m)
+    uint64_t p2mfast_tlb_generation(const p2mfast_t *p2m)
+    int p2mfast_translate_block(const p2mfast_t *p2m, uint64_t ipa, unsigned access,
+                                p2mfast_tlb_entry_t *entry)
+    size_t p2mfast_checkpoint(p2mfast_t *p2m, void *buffer, size_t capacity)
+    p2mfast_t *p2mfast_restore(const void *buffer, size_t size, const p2mfast_config_t *config,
+                               int *error)
     unsigned p2mfast_root_pages(const p2mfast_t *p2m)
     const char *p2mfast_vector_loops(const p2mfast_t *p2m)
     uint64_t p2mfast_vtcr(const p2mfast_t *p2m)
@@ -149,4 +171,6 @@ cdef class P2M:
     cdef readonly unsigned pa_bits
     cdef readonly unsigned vmid
     cdef object __weakref__
+    cdef int translate_block(self, uint64_t ipa, unsigned access,
+                             p2mfast_tlb_entry_t *entry) noexcept nogil
     cdef int look_up(self, uint64_t gfn, p2mfast_entry_t *entry) noexcept nogil

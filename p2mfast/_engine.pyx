@@ -7,6 +7,8 @@ cimport numpy as cnp
 from cpython.bool cimport PyBool_Check
 from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from cpython.long cimport PyLong_CheckExact
+from cpython.pycapsule cimport PyCapsule_New
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint64_t
@@ -55,6 +57,10 @@ cdef extern from *:
 include "_arguments.pxi"
 include "_entry.pxi"
 
+# For a P2M around a handle that is there already.
+cdef object _ADOPTED = object()
+
+
 # ---- The P2M ----
 
 
@@ -93,6 +99,8 @@ cdef class P2M:
     def __cinit__(self, ipa_bits=40, *, vmid=1, pa_bits=48, max_tables=None, table_base_mfn=None):
         cdef p2mfast_config_t config
         cdef int error = 0
+        if ipa_bits is _ADOPTED:
+            return
         cdef uint64_t ipa = _u64(ipa_bits, "ipa_bits")
         cdef uint64_t pa = _u64(pa_bits, "pa_bits")
         cdef uint64_t identifier = _u64(vmid, "vmid")
@@ -302,6 +310,17 @@ cdef class P2M:
         with nogil:
             p2mfast_translate_many(self._p2m, source, n, rights, target)
         return result
+
+    cdef int translate_block(self, uint64_t ipa, unsigned access,
+                             p2mfast_tlb_entry_t *entry) noexcept nogil:
+        """From Cython: the MMU's view of an access as a TLB keeps it; 0 or a negative error."""
+        return p2mfast_translate_block(self._p2m, ipa, access, entry)
+
+    @property
+    def tlb_generation(self):
+        """How many TLB invalidations there were; translations copied when there were fewer are
+        stale. As stats.tlb_flushes, but without the lock."""
+        return p2mfast_tlb_generation(self._p2m)
 
     # ---- Updates ----
 
@@ -581,6 +600,19 @@ cdef class P2M:
             result.append(f"... and {n - 64} more")
         return result
 
+    def checkpoint(self):
+        """Everything in it as bytes: tables, accesses and statistics, but no waiting events."""
+        return _checkpoint(self)
+
+    @staticmethod
+    def restore(checkpoint):
+        """A new P2M as it was when :meth:`checkpoint` was called, in this process or another.
+
+        Raises ValueError for bytes that are no checkpoint, or whose tree is not sound,
+        MemoryError.
+        """
+        return _restored(checkpoint)
+
     def drain_events(self):
         """Take the events since the last call: a structured array (kind, gfn, nr, mfn, type).
 
@@ -593,3 +625,6 @@ cdef class P2M:
         cdef size_t n = p2mfast_drain_events(
             self._p2m, <p2mfast_event_t *>cnp.PyArray_DATA(events), waiting)
         return events[:n]
+
+
+include "_capi.pxi"

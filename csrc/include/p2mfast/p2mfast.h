@@ -317,6 +317,8 @@ void p2mfast_destroy(p2mfast_t *p2m);
 int p2mfast_root_level(const p2mfast_t *p2m);
 unsigned p2mfast_root_pages(const p2mfast_t *p2m);
 unsigned p2mfast_ipa_bits(const p2mfast_t *p2m);
+unsigned p2mfast_pa_bits(const p2mfast_t *p2m);
+unsigned p2mfast_vmid(const p2mfast_t *p2m);
 uint64_t p2mfast_vtcr(const p2mfast_t *p2m);
 /* Which loops over descriptors it uses: "portable", "avx2" or "x86-64-v4". */
 const char *p2mfast_vector_loops(const p2mfast_t *p2m);
