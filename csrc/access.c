@@ -2,7 +2,7 @@
 #include "access.h"
 #include "update.h"
 
-#define LEAF_ORDER 12 /* GFNs of a page of bytes */
+#define PAGE_GFNS ((uint64_t)1 << ACCESS_PAGE_ORDER)
 #define FANOUT_ORDER 9
 #define FANOUT ((uint64_t)1 << FANOUT_ORDER)
 
@@ -16,7 +16,7 @@ static void *load(void *const *slot)
 /* The slot of gfn in a page of pointers, `height` levels above the bytes. */
 static uint64_t slot_of(uint64_t gfn, unsigned height)
 {
-    return gfn >> (LEAF_ORDER + FANOUT_ORDER * (height - 1)) & (FANOUT - 1);
+    return gfn >> (ACCESS_PAGE_ORDER + FANOUT_ORDER * (height - 1)) & (FANOUT - 1);
 }
 
 /* The page of bytes that holds gfn, or NULL where none is needed yet. */
@@ -47,28 +47,54 @@ static int link_pages(struct p2mfast *p2m, uint64_t gfn)
     }
 }
 
-uint8_t access_kept(const struct p2mfast *p2m, uint64_t gfn)
+uint8_t access_get(const struct p2mfast *p2m, uint64_t gfn)
 {
-    const uint8_t *bytes = bytes_of(p2m, gfn);
+    const uint8_t *bytes;
     uint8_t differs = 0;
 
+    if (!__atomic_load_n(&p2m->mem_access, __ATOMIC_RELAXED))
+        return P2MFAST_ACCESS_RWX;
+    bytes = bytes_of(p2m, gfn);
     if (bytes)
-        differs = __atomic_load_n(&bytes[gfn % ((uint64_t)1 << LEAF_ORDER)], __ATOMIC_RELAXED);
+        differs = __atomic_load_n(&bytes[gfn % PAGE_GFNS], __ATOMIC_RELAXED);
     return differs ^ P2MFAST_ACCESS_RWX;
 }
 
-uint8_t access_get(const struct p2mfast *p2m, uint64_t gfn)
+const uint8_t *access_next_page(const struct p2mfast *p2m, uint64_t *gfn)
 {
-    if (!__atomic_load_n(&p2m->mem_access, __ATOMIC_RELAXED))
-        return P2MFAST_ACCESS_RWX;
-    return access_kept(p2m, gfn);
+    while (*gfn < p2m->geometry.gfn_limit) {
+        unsigned height = ACCESS_HEIGHT;
+        void *page = load(&p2m->access);
+
+        for (; page && height > 0; height--)
+            page = load((void **)page + slot_of(*gfn, height));
+        if (page) {
+            *gfn = align_down(*gfn, ACCESS_PAGE_ORDER);
+            return page;
+        }
+        *gfn = next_boundary(*gfn, ACCESS_PAGE_ORDER + FANOUT_ORDER * height);
+    }
+    return NULL;
+}
+
+int access_put_page(struct p2mfast *p2m, uint64_t gfn, const uint8_t *bytes)
+{
+    int error;
+
+    for (uint64_t i = 0; i < PAGE_GFNS; i++)
+        if ((bytes[i] ^ P2MFAST_ACCESS_RWX) >= P2MFAST_ACCESS_COUNT)
+            return P2MFAST_ERROR_ARGUMENT;
+    error = link_pages(p2m, gfn);
+    if (!error)
+        __builtin_memcpy(bytes_of(p2m, gfn), bytes, PAGE_GFNS);
+    return error;
 }
 
 int access_reserve(struct p2mfast *p2m, uint64_t gfn, uint64_t nr, unsigned access)
 {
     if (!p2m->mem_access || access == P2MFAST_ACCESS_RWX)
         return 0;
-    for (uint64_t at = gfn; at < gfn + nr; at = next_boundary(at, LEAF_ORDER)) {
+    for (uint64_t at = gfn; at < gfn + nr; at = next_boundary(at, ACCESS_PAGE_ORDER)) {
         int error = link_pages(p2m, at);
 
         if (error)
@@ -85,11 +111,11 @@ void access_set(struct p2mfast *p2m, uint64_t gfn, uint64_t nr, unsigned access)
         return;
     while (gfn < end) {
         uint8_t *bytes = bytes_of(p2m, gfn);
-        uint64_t next = min_u64(end, next_boundary(gfn, LEAF_ORDER));
+        uint64_t next = min_u64(end, next_boundary(gfn, ACCESS_PAGE_ORDER));
 
         for (; bytes && gfn < next; gfn++)
-            __atomic_store_n(&bytes[gfn % ((uint64_t)1 << LEAF_ORDER)],
-                             (uint8_t)(access ^ P2MFAST_ACCESS_RWX), __ATOMIC_RELAXED);
+            __atomic_store_n(&bytes[gfn % PAGE_GFNS], (uint8_t)(access ^ P2MFAST_ACCESS_RWX),
+                             __ATOMIC_RELAXED);
         gfn = next;
     }
 }

@@ -20,8 +20,15 @@ uint8_t access_get(const struct p2mfast *p2m, uint64_t gfn);
  * some may be linked, but none says anything new. Nothing to do while mem_access is off. */
 int access_reserve(struct p2mfast *p2m, uint64_t gfn, uint64_t nr, unsigned access);
 
-/* What is kept of gfn, whether mem_access is on or not. */
-uint8_t access_kept(const struct p2mfast *p2m, uint64_t gfn);
+/* GFNs that a page of the store speaks of, a byte each. */
+#define ACCESS_PAGE_ORDER 12
+
+/* The first page of the store at or behind *gfn, which becomes the first GFN that it speaks of;
+ * whether mem_access is on or not. NULL: there are no more. */
+const uint8_t *access_next_page(const struct p2mfast *p2m, uint64_t *gfn);
+/* Keep this page for [gfn, ...), aligned. 0, P2MFAST_ERROR_MEMORY, or P2MFAST_ERROR_ARGUMENT: a
+ * byte that is no access. */
+int access_put_page(struct p2mfast *p2m, uint64_t gfn, const uint8_t *bytes);
 
 /* After that, it succeeds. */
 void access_set(struct p2mfast *p2m, uint64_t gfn, uint64_t nr, unsigned access);

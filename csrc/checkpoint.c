@@ -1,7 +1,7 @@
 /*
- * A P2M in a flat buffer, and back: a header of 64-bit words, the accesses that mem_access keeps as
- * runs, and the table frames as they lie in memory. What comes back may be hostile: it is a P2M
- * only if p2mfast_check finds nothing.
+ * A P2M in a flat buffer, and back: a header of 64-bit words, the accesses that mem_access keeps,
+ * and the table frames as they lie in memory. What comes back may be hostile: it is a P2M only if
+ * p2mfast_check finds nothing.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -23,7 +23,7 @@ struct header {
     uint64_t max_tables;
     uint64_t base_mfn;
     uint64_t rows;       /* table frames, from the first root table on */
-    uint64_t runs;       /* struct access_run */
+    uint64_t accesses;   /* pages of what mem_access keeps */
     uint64_t mem_access; /* on: 1 */
     uint64_t lowest_mapped_gfn;
     uint64_t max_mapped_gfn;
@@ -37,11 +37,9 @@ struct header {
     uint64_t armed;
 };
 
-struct access_run {
-    uint64_t gfn;
-    uint64_t nr;
-    uint64_t access;
-};
+/* A page of what mem_access keeps: the first GFN, and a byte each. */
+#define ACCESS_PAGE_BYTES ((uint64_t)1 << ACCESS_PAGE_ORDER)
+#define ACCESS_RECORD_BYTES (sizeof(uint64_t) + ACCESS_PAGE_BYTES)
 
 _Static_assert(sizeof(struct header) % sizeof(uint64_t) == 0, "the header is words");
 
@@ -61,31 +59,20 @@ static void put(struct writer *writer, const void *bytes, size_t n)
     writer->n += n;
 }
 
-/* Pages of other access than RWX; only where something is mapped is any kept. */
+/* How many pages of the store there are. */
 static uint64_t put_accesses(const struct p2mfast *p2m, struct writer *writer)
 {
-    uint64_t limit = p2m->access ? p2m->max_mapped_gfn + 1 : 0;
-    struct access_run run = {0, 0, P2MFAST_ACCESS_RWX};
-    uint64_t runs = 0;
-    struct walk walk;
+    const uint8_t *bytes;
+    uint64_t gfn = 0;
+    uint64_t pages = 0;
 
-    for (uint64_t gfn = 0, next; gfn <= limit; gfn = next) {
-        bool mapped = gfn < limit && p2m_walk(p2m, WALK_SOFTWARE, gfn, &walk) == WALK_LEAF;
-        uint64_t access = mapped ? access_kept(p2m, gfn) : P2MFAST_ACCESS_RWX;
-
-        next = gfn < limit ? next_boundary(gfn, level_order(&p2m->geometry, walk.level)) : gfn + 1;
-        if (run.nr && (access != run.access || gfn == limit)) {
-            put(writer, &run, sizeof(run));
-            runs++;
-            run.nr = 0;
-        }
-        if (access == P2MFAST_ACCESS_RWX)
-            continue;
-        if (!run.nr)
-            run = (struct access_run){gfn, 0, access};
-        run.nr = next - run.gfn;
+    while ((bytes = access_next_page(p2m, &gfn))) {
+        put(writer, &gfn, sizeof(gfn));
+        put(writer, bytes, ACCESS_PAGE_BYTES);
+        gfn += ACCESS_PAGE_BYTES;
+        pages++;
     }
-    return runs;
+    return pages;
 }
 
 static void put_tables(const struct hosted *hosted, struct writer *writer)
@@ -99,7 +86,7 @@ static void put_tables(const struct hosted *hosted, struct writer *writer)
     }
 }
 
-static struct header header_of(const struct hosted *hosted, uint64_t runs)
+static struct header header_of(const struct hosted *hosted, uint64_t accesses)
 {
     const struct p2mfast *p2m = &hosted->p2m;
     struct header header = {
@@ -111,7 +98,7 @@ static struct header header_of(const struct hosted *hosted, uint64_t runs)
         .max_tables = p2m->max_tables,
         .base_mfn = p2m->platform.base_mfn,
         .rows = hosted->arena.in_range,
-        .runs = runs,
+        .accesses = accesses,
         .mem_access = p2m->mem_access,
         .lowest_mapped_gfn = p2m->lowest_mapped_gfn,
         .max_mapped_gfn = p2m->max_mapped_gfn,
@@ -157,9 +144,9 @@ static bool read_header(const void *buffer, size_t size, struct header *header)
     memcpy(header, buffer, sizeof(*header));
     size -= sizeof(*header);
     if (header->magic != MAGIC || header->version != VERSION ||
-        header->runs > size / sizeof(struct access_run))
+        header->accesses > size / ACCESS_RECORD_BYTES)
         return false;
-    size -= header->runs * sizeof(struct access_run);
+    size -= header->accesses * ACCESS_RECORD_BYTES;
     return header->rows == size / TABLE_BYTES && size % TABLE_BYTES == 0;
 }
 
@@ -220,25 +207,18 @@ static int take_tables(struct hosted *hosted, const struct header *header, const
     return found ? P2MFAST_ERROR_CHECKPOINT : 0;
 }
 
-static int take_accesses(struct p2mfast *p2m, const struct header *header, const uint8_t *runs)
+static int take_accesses(struct p2mfast *p2m, const struct header *header, const uint8_t *record)
 {
-    uint64_t pages = 0; /* only single ones have an access of their own */
-
-    p2m->mem_access = true;
-    for (uint64_t i = 0; i < header->runs; i++) {
-        struct access_run run;
+    for (uint64_t i = 0; i < header->accesses; i++, record += ACCESS_RECORD_BYTES) {
+        uint64_t gfn;
         int error;
 
-        memcpy(&run, runs + i * sizeof(run), sizeof(run));
-        if (run.access >= P2MFAST_ACCESS_COUNT || run.gfn >= p2m->geometry.gfn_limit ||
-            run.nr > p2m->geometry.gfn_limit - run.gfn ||
-            run.nr > p2m->stats.mappings[LEAF_LEVEL] - pages)
+        memcpy(&gfn, record, sizeof(gfn));
+        if (gfn >= p2m->geometry.gfn_limit || gfn % ACCESS_PAGE_BYTES)
             return P2MFAST_ERROR_CHECKPOINT;
-        pages += run.nr;
-        error = access_reserve(p2m, run.gfn, run.nr, (unsigned)run.access);
+        error = access_put_page(p2m, gfn, record + sizeof(gfn));
         if (error)
-            return error;
-        access_set(p2m, run.gfn, run.nr, (unsigned)run.access);
+            return error == P2MFAST_ERROR_MEMORY ? error : P2MFAST_ERROR_CHECKPOINT;
     }
     p2m->mem_access = header->mem_access != 0;
     return 0;
@@ -248,7 +228,7 @@ p2mfast_t *p2mfast_restore(const void *buffer, size_t size, const p2mfast_config
                            int *error)
 {
     const p2mfast_config_t standard = P2MFAST_CONFIG_DEFAULT;
-    const uint8_t *runs = (const uint8_t *)buffer + sizeof(struct header);
+    const uint8_t *accesses = (const uint8_t *)buffer + sizeof(struct header);
     struct header header;
     struct hosted *hosted = NULL;
     int result = P2MFAST_ERROR_CHECKPOINT;
@@ -264,9 +244,9 @@ p2mfast_t *p2mfast_restore(const void *buffer, size_t size, const p2mfast_config
         result = fits(hosted, &header) ? 0 : P2MFAST_ERROR_CHECKPOINT;
         take_header(&hosted->p2m, &header);
         if (!result)
-            result = take_tables(hosted, &header, runs + header.runs * sizeof(struct access_run));
+            result = take_tables(hosted, &header, accesses + header.accesses * ACCESS_RECORD_BYTES);
         if (!result)
-            result = take_accesses(&hosted->p2m, &header, runs);
+            result = take_accesses(&hosted->p2m, &header, accesses);
         if (result)
             p2mfast_destroy(&hosted->p2m);
         else

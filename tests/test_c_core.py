@@ -34,7 +34,7 @@ def run(script: str, *arguments: str, **environment: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("program", ["test_core", "test_hosted", "test_access"])
+@pytest.mark.parametrize("program", ["test_core", "test_hosted", "test_access", "test_simulator"])
 def test_c_program(program):
     output = run("run.sh", program, VARIANTS="plain")
     assert output.rstrip().endswith(" passed, 0 failed")

@@ -33,6 +33,7 @@ done
 test_core=("$here"/{test_core,harness,pool,tlb}.c "$here"/core_*.c "${core[@]}")
 test_hosted=("$here"/{test_hosted,harness}.c "${hosted[@]}" "${core[@]}")
 test_image=("$here"/test_image.c "${core[@]}")
+test_simulator=("$here"/{test_simulator,harness}.c "${hosted[@]}" "${core[@]}")
 test_access=("$here"/{test_access,harness}.c "${hosted[@]}" "${core[@]}")
 
 if ! command -v "${cc[0]}" >/dev/null; then
@@ -41,7 +42,7 @@ if ! command -v "${cc[0]}" >/dev/null; then
 fi
 programs=("$@")
 if [[ $# -eq 0 ]]; then
-    programs=(test_core test_hosted test_access test_image)
+    programs=(test_core test_hosted test_access test_simulator test_image)
 fi
 
 failed=0

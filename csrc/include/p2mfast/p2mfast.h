@@ -155,7 +155,7 @@ typedef struct p2mfast_config {
 
     void *context; /* handed to the functions below, each of which may be NULL */
     /* Called for every TLB invalidation, before the call that made it due goes on; then none is
-     * queued as an event. It runs under the P2M's lock: it may look things up, not update. */
+     * queued as an event. It runs under the P2M's lock, and must not call the P2M. */
     void (*tlb_invalidate)(void *context, const p2mfast_invalidation_t *invalidation);
     /* Memory for the handle and for bookkeeping, aligned as malloc's; NULL: there is none. Both or
      * neither. */
