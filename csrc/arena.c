@@ -103,6 +103,11 @@ bool arena_can_take(const struct arena *arena, uint64_t count)
 
 /* The chain runs through word 0 of each free frame, as next frame + 1 where a descriptor has its
  * address: a hole to a reader that comes late. */
+uint64_t arena_next_free(const struct arena *arena, uint64_t frame)
+{
+    return (arena->memory[frame * TABLE_WORDS] >> PAGE_SHIFT) - 1;
+}
+
 uint64_t arena_take(struct arena *arena, bool zeroed)
 {
     uint64_t frame = arena->recycled;
@@ -118,7 +123,7 @@ uint64_t arena_take(struct arena *arena, bool zeroed)
         return arena->in_range++;
     }
     table = arena->memory + frame * TABLE_WORDS;
-    arena->recycled = (table[0] >> PAGE_SHIFT) - 1;
+    arena->recycled = arena_next_free(arena, frame);
     arena->free--;
     if (zeroed)
         memset(table, 0, TABLE_BYTES);

@@ -34,6 +34,8 @@ uint64_t arena_take_roots(struct arena *arena, unsigned count);
 void arena_take_rows(struct arena *arena, uint64_t rows);
 bool arena_can_take(const struct arena *arena, uint64_t count);
 uint64_t arena_take(struct arena *arena, bool zeroed);
+/* The frame behind this one in the chain of recycled ones, or NO_FRAME. */
+uint64_t arena_next_free(const struct arena *arena, uint64_t frame);
 void arena_give(struct arena *arena, uint64_t frame);
 /* Bytes in memory, or about to be: small pages come one by one, steps at once. */
 uint64_t arena_bytes(const struct arena *arena);

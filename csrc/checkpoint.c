@@ -22,7 +22,9 @@ struct header {
     uint64_t vmid;
     uint64_t max_tables;
     uint64_t base_mfn;
-    uint64_t rows;       /* table frames, from the first root table on */
+    uint64_t rows; /* table frames, from the first root table on */
+    uint64_t free; /* of them not in use, a chain from `recycled` on, as the arena keeps it */
+    uint64_t recycled;
     uint64_t accesses;   /* pages of what mem_access keeps */
     uint64_t mem_access; /* on: 1 */
     uint64_t lowest_mapped_gfn;
@@ -98,6 +100,8 @@ static struct header header_of(const struct hosted *hosted, uint64_t accesses)
         .max_tables = p2m->max_tables,
         .base_mfn = p2m->platform.base_mfn,
         .rows = hosted->arena.in_range,
+        .free = hosted->arena.free,
+        .recycled = hosted->arena.recycled,
         .accesses = accesses,
         .mem_access = p2m->mem_access,
         .lowest_mapped_gfn = p2m->lowest_mapped_gfn,
@@ -187,24 +191,43 @@ static void take_header(struct p2mfast *p2m, const struct header *header)
     p2m->stats.armed = header->armed;
 }
 
-/* The tables, if they are sound; frames that are not reached are free again. */
+/* The chain goes through every frame that no table is in, once: so the next tables will lie where
+ * they would have. */
+static bool chain_is_sound(const struct arena *arena, const struct header *header, uint8_t *seen)
+{
+    uint64_t frame = header->recycled;
+    uint64_t n = 0;
+
+    for (; n < header->free; n++) {
+        if (frame >= header->rows || seen[frame])
+            return false;
+        seen[frame] = 1;
+        frame = arena_next_free(arena, frame);
+    }
+    for (uint64_t row = 0; row < header->rows; row++)
+        if (!seen[row])
+            return false;
+    return frame == NO_FRAME;
+}
+
+/* The tables, if they and the chain of free ones are sound. */
 static int take_tables(struct hosted *hosted, const struct header *header, const uint8_t *tables)
 {
     struct arena *arena = &hosted->arena;
-    uint64_t roots = hosted->p2m.geometry.root_pages;
     uint8_t *seen = heap_take(&hosted->heap, header->rows);
-    size_t found;
+    bool sound;
 
     if (!seen)
         return P2MFAST_ERROR_MEMORY;
     arena_take_rows(arena, header->rows);
     memcpy(arena->memory, tables, header->rows * TABLE_BYTES);
-    found = p2mfast_check(&hosted->p2m, seen, header->rows, NULL, 0);
-    for (uint64_t row = header->rows; !found && row-- > roots;)
-        if (!seen[row])
-            arena_give(arena, row);
+    sound = !p2mfast_check(&hosted->p2m, seen, header->rows, NULL, 0);
+    memset(seen, 1, hosted->p2m.geometry.root_pages);
+    sound = sound && chain_is_sound(arena, header, seen);
     heap_give(&hosted->heap, seen);
-    return found ? P2MFAST_ERROR_CHECKPOINT : 0;
+    arena->free = header->free;
+    arena->recycled = header->recycled;
+    return sound ? 0 : P2MFAST_ERROR_CHECKPOINT;
 }
 
 static int take_accesses(struct p2mfast *p2m, const struct header *header, const uint8_t *record)

@@ -22,6 +22,7 @@
 #define VTCR_T0SZ ((uint64_t)0x3f)
 #define MAX_ROOT_PAGES 16u
 #define VTTBR_VMID_SHIFT 48
+#define VTTBR_CNP ((uint64_t)1)
 
 static const struct {
     uint8_t ipa_bits;
@@ -123,6 +124,12 @@ int geometry_from_vtcr(struct geometry *geometry, uint64_t vtcr, unsigned pa_bit
     lay_out(geometry, ipa_bits, pa_bits ? pa_bits : output_size(vtcr, ipa_bits), root_level, pages);
     geometry->vtcr = vtcr;
     return 0;
+}
+
+int geometry_root(const struct geometry *geometry, uint64_t vttbr, uint64_t *root)
+{
+    *root = vttbr & (((uint64_t)1 << VTTBR_VMID_SHIFT) - 1) & ~VTTBR_CNP;
+    return *root % ((uint64_t)geometry->root_pages * TABLE_BYTES) ? P2MFAST_ERROR_TABLE_BASE : 0;
 }
 
 uint64_t geometry_vttbr(uint64_t root_mfn, unsigned vmid)

@@ -45,6 +45,10 @@ int geometry_init(struct geometry *geometry, unsigned ipa_bits, unsigned pa_bits
  * a start level that it does not have, or LPA2. P2MFAST_ERROR_PA_BITS: as geometry_init. */
 int geometry_from_vtcr(struct geometry *geometry, uint64_t vtcr, unsigned pa_bits);
 
+/* The (first) root table that VTTBR_EL2 leads to, VMID and CnP left out. P2MFAST_ERROR_TABLE_BASE:
+ * not aligned to the root tables. */
+int geometry_root(const struct geometry *geometry, uint64_t vttbr, uint64_t *root);
+
 /* VTTBR_EL2 for root tables at this frame. */
 uint64_t geometry_vttbr(uint64_t root_mfn, unsigned vmid);
 

@@ -25,11 +25,10 @@ int image_init(struct image *image, uint64_t vtcr, uint64_t vttbr, unsigned pa_b
     int error = geometry_from_vtcr(&image->geometry, vtcr, pa_bits);
     uint64_t end = 0;
 
+    if (!error)
+        error = geometry_root(&image->geometry, vttbr, &image->root);
     if (error)
         return error;
-    image->root = vttbr & (((uint64_t)1 << 48) - 1) & ~(uint64_t)1; /* without VMID and CnP */
-    if (image->root & ((uint64_t)image->geometry.root_pages * TABLE_BYTES - 1))
-        return P2MFAST_ERROR_TABLE_BASE;
     image->segments = segments;
     image->n = n;
     image->pages = 0;

@@ -16,13 +16,13 @@ static const struct geometry *geometry_of(const p2mfast_regime_t *regime)
 int p2mfast_regime(uint64_t vttbr, uint64_t vtcr, unsigned pa_bits, p2mfast_regime_t *regime)
 {
     struct geometry geometry;
-    uint64_t root = vttbr & (((uint64_t)1 << 48) - 1) & ~(uint64_t)1; /* without VMID and CnP */
     int error = geometry_from_vtcr(&geometry, vtcr, pa_bits);
+    uint64_t root;
 
+    if (!error)
+        error = geometry_root(&geometry, vttbr, &root);
     if (error)
         return error;
-    if (root & ((uint64_t)geometry.root_pages * TABLE_BYTES - 1))
-        return P2MFAST_ERROR_TABLE_BASE;
     *regime = (p2mfast_regime_t){.vttbr = vttbr,
                                  .vtcr = vtcr,
                                  .root = root,
