@@ -161,6 +161,9 @@ static void test_own_memory_that_is_used_up(void)
     p2mfast_get_stats(p2m, &stats);
     CHECK_EQUAL(stats.mappings[3], n);
     CHECK_EQUAL(stats.reserved_bytes, FRAMES * PAGE);
+    /* Not one table more, either. */
+    CHECK_EQUAL(p2mfast_set_entry(p2m, 512, 1, 0, P2MFAST_RAM_RW, P2MFAST_ACCESS_RWX, 0),
+                P2MFAST_ERROR_TABLES);
     CHECK_EQUAL(p2mfast_relinquish(p2m, P2MFAST_UNLIMITED), 0);
     p2mfast_destroy(p2m);
     CHECK(guards_stand());
