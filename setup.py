@@ -1,32 +1,21 @@
-"""The extension modules; everything else is in pyproject.toml."""
+"""The extension modules, and what the package holds for embedders; everything else is in
+pyproject.toml."""
 
 import os
 import sys
 from glob import glob
+from pathlib import Path
 
 import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-CORE = [
-    "access",
-    "batch",
-    "check",
-    "flush",
-    "geometry",
-    "listing",
-    "lookup",
-    "p2m",
-    "reclaim",
-    "regime",
-    "runs",
-    "scatter",
-    "syndrome",
-    "track",
-    "update",
-    "vec",
-]
-HOSTED = ["arena", "checkpoint", "events", "hosted"]
+ROOT = Path(__file__).resolve().parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # a build front end need not have them there
+
+from amalgamate import sources  # noqa: E402
+
+from _build.embedding import BuildEmbedding  # noqa: E402
 
 # Distutils brings -O2 -g and exports every symbol: what comes last on the command line wins.
 # Never -march=native: a wheel runs elsewhere.
@@ -40,7 +29,7 @@ link += [flag for flag in extra if flag.startswith("-fsanitize")]
 
 engine = Extension(
     "p2mfast._engine",
-    sources=["p2mfast/_engine.pyx", *(f"csrc/{name}.c" for name in CORE + HOSTED)],
+    sources=["p2mfast/_engine.pyx", *(f"csrc/{path.name}" for path in sources())],
     include_dirs=["csrc", "csrc/include", np.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     extra_compile_args=flags,
@@ -67,4 +56,10 @@ limits = Extension(
     extra_link_args=link,
 )
 
-setup(ext_modules=cythonize([engine, image, limits], compiler_directives={"language_level": 3}))
+# It is linked by whoever has another compiler, so that nothing of this one's may be in it.
+BuildEmbedding.library_flags = [*flags, "-fPIC", "-fno-lto"]
+
+setup(
+    ext_modules=cythonize([engine, image, limits], compiler_directives={"language_level": 3}),
+    cmdclass={"build_ext": BuildEmbedding},
+)

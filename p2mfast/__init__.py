@@ -3,6 +3,13 @@
 from p2mfast import image
 from p2mfast._engine import P2M, Entry
 from p2mfast.descriptor import Descriptor, decode
+from p2mfast.embed import (
+    get_cmake_dir,
+    get_include,
+    get_library_dir,
+    get_pkgconfig_dir,
+    get_sources,
+)
 from p2mfast.errors import (
     ImageError,
     MappingMismatch,
@@ -63,5 +70,10 @@ __all__ = [
     "VCpu",
     "Violation",
     "decode",
+    "get_cmake_dir",
+    "get_include",
+    "get_library_dir",
+    "get_pkgconfig_dir",
+    "get_sources",
     "image",
 ]

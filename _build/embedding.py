@@ -1,0 +1,68 @@
+"""What the package holds for embedders: headers, the engine as one file and as a static library,
+and how pkg-config and CMake find them."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from pathlib import Path
+
+from amalgamate import amalgamate
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).resolve().parent
+HEADERS = HERE.parent / "csrc" / "include" / "p2mfast"
+
+
+class BuildEmbedding(build_ext):
+    """build_ext, and beside the extension modules the embedder's files: in the wheel, and in the
+    source tree of an editable install."""
+
+    library_flags: list[str]
+    """For the compiler, after Python's own."""
+
+    def run(self) -> None:
+        super().run()
+        if self.inplace:
+            package = Path(self.get_finalized_command("build_py").get_package_dir("p2mfast"))
+        else:
+            package = Path(self.build_lib) / "p2mfast"
+        version = self.distribution.get_version()
+        for directory in ("include", "src", "lib"):
+            shutil.rmtree(package / directory, ignore_errors=True)  # of an older version
+        shutil.copytree(HEADERS, package / "include" / "p2mfast")
+        source = package / "src" / "p2mfast.c"
+        source.parent.mkdir()
+        source.write_text(amalgamate(version))
+        self._build_library(source, package)
+        _describe(package / "lib", version)
+
+    def _build_library(self, source: Path, package: Path) -> None:
+        """Of the one file: then the archive, too, has no names but the public ones."""
+        objects = self.compiler.compile(
+            [str(source)],
+            output_dir=self.build_temp,
+            include_dirs=[str(package / "include")],
+            extra_postargs=self.library_flags,
+        )
+        self.compiler.create_static_lib(objects, "p2mfast", output_dir=str(package / "lib"))
+
+
+def _describe(library_dir: Path, version: str) -> None:
+    """The files by which pkg-config and CMake find the library."""
+    words = {
+        "@VERSION@": version,
+        "@SERIES@": ".".join(version.split(".")[:2]),
+        "@POINTER_BYTES@": str(struct.calcsize("P")),
+    }
+    for name, directory in (
+        ("p2mfast.pc.in", "pkgconfig"),
+        ("p2mfastConfig.cmake", "cmake/p2mfast"),
+        ("p2mfastConfigVersion.cmake.in", "cmake/p2mfast"),
+    ):
+        text = (HERE / name).read_text()
+        for word, value in words.items():
+            text = text.replace(word, value)
+        target = library_dir / directory / name.removesuffix(".in")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
