@@ -1,7 +1,8 @@
 """Counts what a guest touched, in C, on a P2M that Python made."""
 
-import p2mfast as pf
 import touches
+
+import p2mfast as pf
 
 p2m = pf.P2M()
 p2m.set_entry(0x40000, 512, 0x80000)

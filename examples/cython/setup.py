@@ -1,4 +1,4 @@
-"""Builds the two modules. Cython finds p2mfast's .pxd files by itself, where p2mfast is installed."""
+"""Builds the two modules. Cython finds the .pxd files of an installed p2mfast by itself."""
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
