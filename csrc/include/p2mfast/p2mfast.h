@@ -36,7 +36,11 @@
 extern "C" {
 #endif
 
+#ifdef __cplusplus
+typedef struct p2mfast_handle p2mfast_t; /* `p2mfast` is a namespace there */
+#else
 typedef struct p2mfast p2mfast_t;
+#endif
 
 /* Counts the changes that break embedders compiled before. */
 #define P2MFAST_ABI_VERSION 1u
