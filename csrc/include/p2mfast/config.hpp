@@ -18,21 +18,16 @@ namespace p2mfast
 namespace detail
 {
 
-template <template <class> class Call, class Host, class = void>
-struct Has : std::false_type {
-};
+template <template <class> class Call, class Host, class = void> struct Has : std::false_type {};
 template <template <class> class Call, class Host>
-struct Has<Call, Host, std::void_t<Call<Host>>> : std::true_type {
-};
+struct Has<Call, Host, std::void_t<Call<Host>>> : std::true_type {};
 
 template <class Host>
 using TlbInvalidate =
     decltype(std::declval<Host &>().tlb_invalidate(std::declval<const Invalidation &>()));
+template <class Host> using Allocate = decltype(std::declval<Host &>().allocate(std::size_t()));
 template <class Host>
-using Allocate = decltype(std::declval<Host &>().allocate(std::size_t()));
-template <class Host>
-using Release =
-    decltype(std::declval<Host &>().release(std::declval<void *>(), std::size_t()));
+using Release = decltype(std::declval<Host &>().release(std::declval<void *>(), std::size_t()));
 template <class Host>
 using Log = decltype(std::declval<Host &>().log(std::declval<const char *>()));
 
@@ -82,8 +77,7 @@ class Config
      *     void log(const char *)
      * An exception that leaves one of them ends the program: C is above it. For a plain function
      * and its context, set the fields of raw(). */
-    template <class Host>
-    Config &host(Host &host);
+    template <class Host> Config &host(Host &host);
 
     p2mfast_config_t &raw()
     {
@@ -98,8 +92,7 @@ class Config
     p2mfast_config_t raw_ = P2MFAST_CONFIG_DEFAULT;
 };
 
-template <class Host>
-Config &Config::host(Host &host)
+template <class Host> Config &Config::host(Host &host)
 {
     constexpr bool invalidates = detail::Has<detail::TlbInvalidate, Host>::value;
     constexpr bool allocates = detail::Has<detail::Allocate, Host>::value;

@@ -13,8 +13,8 @@
  * Each method does what the function of its name does: p2mfast.h has the contracts, and here stands
  * what is different. `const` methods look things up, the others may change something.
  *
- * Errors    come back as Status or Result<T>. Nothing here throws but .value() of a failure (without
- *           exceptions it ends the program) and std::vector. No RTTI is used.
+ * Errors    come back as Status or Result<T>. Nothing throws but .value() of a failure, which ends
+ *           the program where exceptions are off, and std::vector. No RTTI is used.
  * Engine    The functions are reached through a table, Api: linked() is that of the library which
  *           the program is linked with, and the default. A Python extension module that links
  *           nothing takes the one of the installed package (pybind11.hpp). Code that is handed a
@@ -44,8 +44,7 @@ namespace detail
 {
 
 /* An input range over a source with `value_type` and `bool next(value_type &)`. One pass only. */
-template <class Source>
-class Range
+template <class Source> class Range
 {
   public:
     class Iterator
@@ -244,8 +243,7 @@ class Operations
 
     Result<Entry> get_entry(std::uint64_t gfn) const
     {
-        return ask<Entry>(
-            [&](Entry &entry) { return api_->get_entry(handle_, gfn, &entry.raw); });
+        return ask<Entry>([&](Entry &entry) { return api_->get_entry(handle_, gfn, &entry.raw); });
     }
     /* Argument, too: other numbers of GFNs and entries. */
     Status get_entries(Span<const std::uint64_t> gfns, Span<Entry> entries) const
@@ -286,8 +284,8 @@ class Operations
                      Type type = Type::RamRw, Access access = Access::RWX,
                      LeafFlags flags = LeafFlags::None)
     {
-        return status(api_->set_entry(handle_, gfn, nr, mfn, number(type), number(access),
-                                      number(flags)));
+        return status(
+            api_->set_entry(handle_, gfn, nr, mfn, number(type), number(access), number(flags)));
     }
     Status set_entries(Span<const std::uint64_t> gfns, Span<const std::uint64_t> mfns,
                        Type type = Type::RamRw, Access access = Access::RWX,
@@ -326,12 +324,10 @@ class Operations
     Result<bool> resolve_translation_fault(std::uint64_t gfn, Depth depth = Depth::Path,
                                            unsigned order = 0)
     {
-        return yes_or_no(
-            api_->resolve_translation_fault(handle_, gfn, number(depth), order));
+        return yes_or_no(api_->resolve_translation_fault(handle_, gfn, number(depth), order));
     }
-    Status resolve_translation_faults(Span<const std::uint64_t> gfns,
-                                      Span<std::uint8_t> resolved, Depth depth = Depth::Path,
-                                      unsigned order = 0)
+    Status resolve_translation_faults(Span<const std::uint64_t> gfns, Span<std::uint8_t> resolved,
+                                      Depth depth = Depth::Path, unsigned order = 0)
     {
         return equal_then(gfns, resolved, [&] {
             return api_->resolve_translation_faults(handle_, gfns.data(), gfns.size(),
@@ -462,8 +458,7 @@ class Operations
     const Api *api_;
 
   private:
-    template <class Value, class Call>
-    Result<Value> ask(Call call) const
+    template <class Value, class Call> Result<Value> ask(Call call) const
     {
         return {*api_, call};
     }
@@ -475,8 +470,7 @@ class Operations
             return answer < 0 ? answer : P2MFAST_OK;
         });
     }
-    template <class A, class B, class Call>
-    Status equal_then(Span<A> a, Span<B> b, Call call) const
+    template <class A, class B, class Call> Status equal_then(Span<A> a, Span<B> b, Call call) const
     {
         return status(a.size() == b.size() ? call() : P2MFAST_ERROR_ARGUMENT);
     }
@@ -519,10 +513,10 @@ class P2m : public Operations
     }
     P2m &operator=(P2m &&other) noexcept
     {
-        P2m old(std::move(*this));
+        P2m taken(std::move(other)); /* before anything of this goes: they may be one */
 
-        api_ = other.api_;
-        handle_ = other.release();
+        std::swap(handle_, taken.handle_);
+        std::swap(api_, taken.api_);
         return *this;
     }
     ~P2m()
@@ -548,9 +542,9 @@ class P2m : public Operations
         return {api, [&](P2m &p2m) {
                     int error = P2MFAST_OK;
 
-                    p2m = P2m(api.restore(checkpoint.data(), checkpoint.size(), &config.raw(),
-                                          &error),
-                              api);
+                    p2m = P2m(
+                        api.restore(checkpoint.data(), checkpoint.size(), &config.raw(), &error),
+                        api);
                     return error;
                 }};
     }

@@ -39,16 +39,17 @@ namespace p2mfast
 {
 
 /* Hidden as pybind11 itself is: what is static in here is each module's own. */
-namespace py __attribute__((visibility("hidden")))
+#pragma GCC visibility push(hidden)
+namespace py
 {
 
 /* The capsule's table. Throws pybind11::error_already_set (ImportError) where no engine is
- * installed, or one of another ABI version than this module was compiled for. Needs the GIL until
- * it has succeeded once. */
+ * installed, or one of another ABI version than this module was compiled for. Needs the GIL
+ * until it has succeeded once. */
 inline const p2mfast_capi_t &capsule()
 {
-    /* Not initialised where it is declared: an import may hand the GIL on to a thread that comes
-     * here, too, and would wait for ever. */
+    /* Not initialised where it is declared: an import may hand the GIL on to a thread that
+     * comes here, too, and would wait for ever. */
     static std::atomic<const p2mfast_capi_t *> imported{nullptr};
     const p2mfast_capi_t *table = imported.load(std::memory_order_acquire);
 
@@ -78,8 +79,8 @@ inline void import_engine()
     engine();
 }
 
-/* A p2mfast.P2M, kept alive. Copies share it; they may be made and dropped in any thread, with the
- * GIL or without. */
+/* A p2mfast.P2M, kept alive. Copies share it; they may be made and dropped in any thread, with
+ * the GIL or without. */
 class P2m : public Operations
 {
   public:
@@ -87,6 +88,9 @@ class P2m : public Operations
     P2m() : Operations(nullptr, nullptr)
     {
     }
+    /* A copy for a move: none is ever left with a handle that nothing keeps. */
+    P2m(const P2m &) = default;
+    P2m &operator=(const P2m &) = default;
     /* Throws pybind11::error_already_set (TypeError) for anything but a p2mfast.P2M. */
     explicit P2m(pybind11::object object)
         : Operations(capsule().from_object(object.ptr()), &engine())
@@ -138,6 +142,7 @@ inline pybind11::object adopt(p2mfast::P2m p2m)
 }
 
 } // namespace py
+#pragma GCC visibility pop
 
 } // namespace p2mfast
 
@@ -146,8 +151,7 @@ namespace pybind11
 namespace detail
 {
 
-template <>
-struct type_caster<p2mfast::P2mRef> {
+template <> struct type_caster<p2mfast::P2mRef> {
     PYBIND11_TYPE_CASTER(p2mfast::P2mRef, const_name("p2mfast.P2M"));
 
     bool load(handle source, bool)
@@ -161,8 +165,7 @@ struct type_caster<p2mfast::P2mRef> {
         value = p2mfast::P2mRef(p2m, p2mfast::py::engine());
         return true;
     }
-    template <class Ref>
-    static handle cast(Ref &&, return_value_policy, handle)
+    template <class Ref> static handle cast(Ref &&, return_value_policy, handle)
     {
         static_assert(!std::is_same_v<std::decay_t<Ref>, p2mfast::P2mRef>,
                       "a P2mRef does not know its Python object: take and return"
@@ -171,8 +174,7 @@ struct type_caster<p2mfast::P2mRef> {
     }
 };
 
-template <>
-struct type_caster<p2mfast::py::P2m> {
+template <> struct type_caster<p2mfast::py::P2m> {
     PYBIND11_TYPE_CASTER(p2mfast::py::P2m, const_name("p2mfast.P2M"));
 
     bool load(handle source, bool)
@@ -191,8 +193,7 @@ struct type_caster<p2mfast::py::P2m> {
 };
 
 /* A result alone: Python's P2Ms cannot be taken from Python. */
-template <>
-struct type_caster<p2mfast::P2m> {
+template <> struct type_caster<p2mfast::P2m> {
     static constexpr auto name = const_name("p2mfast.P2M");
 
     static handle cast(p2mfast::P2m &&p2m, return_value_policy, handle)

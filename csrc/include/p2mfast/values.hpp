@@ -26,13 +26,11 @@ namespace p2mfast
 /* ---- Spans ----------------------------------------------------------------------------------- */
 
 #if __cplusplus >= 202002L
-template <class T>
-using Span = std::span<T>;
+template <class T> using Span = std::span<T>;
 #else
 /* As much of std::span as is needed: a pointer and a length, of an array or of whatever has data()
  * and size(). */
-template <class T>
-class Span
+template <class T> class Span
 {
     template <class From>
     using IfPointer = std::enable_if_t<std::is_convertible_v<From (*)[], T (*)[]>>;
@@ -44,8 +42,7 @@ class Span
     constexpr Span(T *data, std::size_t size) : data_(data), size_(size)
     {
     }
-    template <std::size_t n>
-    constexpr Span(T (&array)[n]) : data_(array), size_(n)
+    template <std::size_t n> constexpr Span(T (&array)[n]) : data_(array), size_(n)
     {
     }
     template <class Container, class = IfPointer<Element<Container>>>
@@ -181,8 +178,7 @@ enum class SyndromeFlags : unsigned {
 };
 
 /* The C API's number of an enumerator. */
-template <class Enum>
-constexpr std::underlying_type_t<Enum> number(Enum value)
+template <class Enum> constexpr std::underlying_type_t<Enum> number(Enum value)
 {
     return static_cast<std::underlying_type_t<Enum>>(value);
 }
@@ -357,8 +353,7 @@ struct Event {
 };
 
 /* An array of them as the C API takes it. */
-template <class T>
-auto raw(Span<T> values) -> decltype(&values.data()->raw)
+template <class T> auto raw(Span<T> values) -> decltype(&values.data()->raw)
 {
     static_assert(sizeof(T) == sizeof(values.data()->raw), "nothing but the struct is in it");
     return values.empty() ? nullptr : &values.data()->raw;
@@ -494,22 +489,19 @@ class [[nodiscard]] Status
     }
 
   private:
-    template <class Value>
-    friend class Result;
+    template <class Value> friend class Result;
 
     int code_;
     const Api *api_;
 };
 
 /* A value, or why there is none. */
-template <class Value>
-class [[nodiscard]] Result
+template <class Value> class [[nodiscard]] Result
 {
   public:
     /* What this call gives: it writes the value, which has no content before, and returns 0 or a
      * negative error. */
-    template <class Call>
-    Result(const Api &api, Call call) : status_(P2MFAST_OK, api)
+    template <class Call> Result(const Api &api, Call call) : status_(P2MFAST_OK, api)
     {
         status_.code_ = call(value_);
     }
