@@ -22,6 +22,9 @@ import p2mfast as pf
 
 HERE = Path(__file__).parent / "cpp"
 HEADERS = Path(__file__).parents[1] / "csrc" / "include"
+INCLUDES = [
+    "-isystem", sysconfig.get_path("include"), "-isystem", pybind11.get_include(),
+]  # fmt: skip
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 
 
@@ -58,8 +61,7 @@ def build(directory: Path, headers: Path, source: Path) -> Path:
     target = directory / (source.stem + sysconfig.get_config_var("EXT_SUFFIX"))
     run(
         "c++", "-std=c++17", "-O0", "-shared", "-fPIC", *WARNINGS,
-        "-isystem", sysconfig.get_path("include"), "-isystem", pybind11.get_include(),
-        f"-I{headers}", source, "-o", target, "-pthread",
+        *INCLUDES, f"-I{headers}", source, "-o", target, "-pthread",
     )  # fmt: skip
     return target
 
@@ -76,6 +78,20 @@ def load(path: Path) -> ModuleType:
 @pytest.fixture(scope="module")
 def cpp(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     return load(build(tmp_path_factory.mktemp("module"), HEADERS, HERE / "p2mfast_cpp_module.cpp"))
+
+
+# ---- The page ----
+
+PAGE = Path(__file__).parents[1] / "docs" / "embedding.md"
+CODE = re.findall(r"^```(c|cpp)\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize(("language", "code"), CODE, ids=[code.splitlines()[0] for _, code in CODE])
+def test_the_pages_code_compiles(language: str, code: str, tmp_path: Path) -> None:
+    source = tmp_path / f"page.{language}"
+    source.write_text(code)
+    compiler, standard = {"c": ("cc", "-std=c11"), "cpp": ("c++", "-std=c++17")}[language]
+    run(compiler, standard, "-fsyntax-only", *WARNINGS, *INCLUDES, f"-I{HEADERS}", source)
 
 
 # ---- There ----
