@@ -56,10 +56,19 @@ limits = Extension(
     extra_link_args=link,
 )
 
+unicorn_fill = Extension(
+    "p2mfast._unicorn_fill",
+    sources=["p2mfast/_unicorn_fill.pyx"],
+    include_dirs=["csrc/include"],
+    extra_compile_args=flags,
+    extra_link_args=link,
+    depends=glob("csrc/include/**/*.h", recursive=True),
+)
+
 # It is linked by whoever has another compiler, so that nothing of this one's may be in it.
 BuildEmbedding.library_flags = [*flags, "-fPIC", "-fno-lto"]
 
 setup(
-    ext_modules=cythonize([engine, image, limits], compiler_directives={"language_level": 3}),
+    ext_modules=cythonize([engine, image, limits, unicorn_fill], compiler_directives={"language_level": 3}),
     cmdclass={"build_ext": BuildEmbedding},
 )

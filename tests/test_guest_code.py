@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import guest_code as code
-import guest_machine
 import numpy as np
 import pytest
 import unicorn
-from guest_machine import Call, Core, Device, GuestError, Machine
+from guest_machine import MEMORY_PA, Device, Machine
 
 import p2mfast as pf
+from p2mfast.adapters.unicorn import Call, Core, GuestError
 from p2mfast.hypervisor.flushing import FlushRecord, Runs
 
 CACHE = pf.CacheGeometry(ways=2, sets=8)
@@ -42,34 +42,34 @@ def mmu_on(core: Core) -> bool:
     return bool(core.read("SCTLR_EL1") & SCTLR_M)
 
 
-def walk(core: Core, va: int) -> list[int]:
+def walk(machine: Machine, core: Core, va: int) -> list[int]:
     """The guest's pages that an access to this address touches: those of the stage-1 descriptors
     on the way, and its own unless stage 1 refuses it."""
     if not mmu_on(core):
         return [page(va)]
-    return (walk_short if core.vcpu.domain.bits == 32 else walk_long)(core, va)
+    return (walk_short if machine.domain.bits == 32 else walk_long)(machine, core, va)
 
 
-def walk_short(core: Core, va: int) -> list[int]:
+def walk_short(machine: Machine, core: Core, va: int) -> list[int]:
     """By the short-descriptor format (Arm ARM DDI 0487, G5.4): sections and small pages."""
     address = (core.read("TTBR0_EL1") & ~0x3FFF) + 4 * (va >> 20)
-    first = descriptor(core, address, 4)
+    first = descriptor(machine, address, 4)
     if first & 3 == 2:
         return [page(address), page(first & ~0xFFFFF | va & 0xFFFFF)]
     if first & 3 != 1:
         return [page(address)]
     second_address = (first & ~0x3FF) + 4 * (va >> 12 & 0xFF)
-    second = descriptor(core, second_address, 4)
+    second = descriptor(machine, second_address, 4)
     return [page(address), page(second_address), *([page(second)] if second & 2 else [])]
 
 
-def walk_long(core: Core, va: int) -> list[int]:
+def walk_long(machine: Machine, core: Core, va: int) -> list[int]:
     """By the granule of 4 KiB, from level 1 (D8.3)."""
     pages, table = [], core.read("TTBR0_EL1") & 0xFFFF_FFFF_F000
     for shift in (30, 21, 12):
         address = table + 8 * (va >> shift & 0x1FF)
         pages.append(page(address))
-        word = descriptor(core, address, 8)
+        word = descriptor(machine, address, 8)
         table = word & 0xFFFF_FFFF_F000
         if not word & 1:
             return pages
@@ -78,9 +78,9 @@ def walk_long(core: Core, va: int) -> list[int]:
     return [*pages, page(table | va & (1 << shift) - 1)]
 
 
-def descriptor(core: Core, gpa: int, size: int) -> int:
+def descriptor(machine: Machine, gpa: int, size: int) -> int:
     at = gpa % 4096
-    return int.from_bytes(core.machine.page(page(gpa))[at : at + size], "little")
+    return int.from_bytes(machine.page(page(gpa))[at : at + size], "little")
 
 
 class Epoch(NamedTuple):
@@ -102,45 +102,40 @@ class Record:
         self._gfns = {machine.domain.p2m.get_entry(gfn).mfn: gfn for gfn in RAM}
         self.touched: set[int] = set()
         self.epochs: list[Epoch] = []
-        self._clean_memory = np.zeros_like(machine.memory)
+        self._memory = machine.memory.pages
+        self._clean_memory = np.zeros_like(self._memory)
         loaded = self._dirty()  # by the domain's builder, which cleans it
-        self._clean_memory[loaded] = machine.memory[loaded]
+        self._clean_memory[loaded] = self._memory[loaded]
         machine.domain.clean = self._clean
-        machine.on_flush = self._on_flush
+        machine.on_flush(self.on_flush)
         for core in machine.cores:
             kinds = unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE
             core.uc.hook_add(kinds, self._on_data, core)
             core.uc.hook_add(unicorn.UC_HOOK_BLOCK, self._on_code, core)
 
     def _on_data(self, _: object, kind: int, pa: int, size: int, value: int, core: Core) -> None:
-        try:
-            gpa = self._gfns[pa >> 12] << 12
-            pages = walk(core, gpa - code.RAM + self._linear if mmu_on(core) else gpa)
-            assert pages[-1] == page(gpa), f"{gpa:#x} was not reached through {self._linear:#x}"
-            self.touched.update(pages)
-        except BaseException as error:
-            core.keep(error)
+        gpa = self._gfns[pa >> 12] << 12
+        pages = walk(self.machine, core, gpa - code.RAM + self._linear if mmu_on(core) else gpa)
+        assert pages[-1] == page(gpa), f"{gpa:#x} was not reached through {self._linear:#x}"
+        self.touched.update(pages)
 
     def _on_code(self, _: object, va: int, size: int, core: Core) -> None:
-        try:
-            self.touched.update(walk(core, va))
-        except BaseException as error:
-            core.keep(error)
+        self.touched.update(walk(self.machine, core, va))
 
     def _clean(self, runs: Runs) -> None:
-        base = self.machine.memory_pa >> 12
+        base = MEMORY_PA >> 12
         for first, nr in zip(runs["mfn"].tolist(), runs["nr"].tolist(), strict=True):
             rows = slice(first - base, first - base + nr)
-            self._clean_memory[rows] = self.machine.memory[rows]
+            self._clean_memory[rows] = self._memory[rows]
 
     def _dirty(self) -> np.ndarray:
         """Rows of machine memory that hold something else than what was cleaned."""
-        clean, memory = self._clean_memory.view("<u8"), self.machine.memory.view("<u8")
+        clean, memory = self._clean_memory.view("<u8"), self._memory.view("<u8")
         return np.flatnonzero((clean != memory).any(axis=1))
 
-    def _on_flush(self, record: FlushRecord) -> None:
+    def on_flush(self, record: FlushRecord) -> None:
         lost = self._dirty()
-        self.machine.memory[lost] = self._clean_memory[lost]
+        self._memory[lost] = self._clean_memory[lost]
         self.epochs.append(Epoch(frozenset(self.touched), record, lost.tolist()))
         self.touched.clear()
 
@@ -190,7 +185,7 @@ class Run:
 
 
 def prepare(bits: int, policy: str, order: int = 0, cache: pf.CacheGeometry = CACHE) -> Run:
-    domain = pf.Host("64MiB").create_domain(
+    domain = pf.Host(code.RAM_PAGES << 12).create_domain(
         code.RAM_PAGES << 12,
         vcpus=2,
         bits=bits,
@@ -203,7 +198,6 @@ def prepare(bits: int, policy: str, order: int = 0, cache: pf.CacheGeometry = CA
         machine.load(code.SECOND_ENTRY, code.SECOND32)
     run = Run(machine, Record(machine, LINEAR[bits]))
     domain.unpause()
-    machine.obey()
     return run
 
 
@@ -215,19 +209,20 @@ def boot(run: Run, pattern: Pattern) -> Run:
 
 def boot_linux32(run: Run, pattern: Pattern) -> None:
     """The second CPU runs when the first one asks for it."""
-    first, second = run.machine.cores
+    machine = run.machine
+    first, second = machine.cores
     offset, stride, count = pattern
-    run.calls.append(first.boot(code.ENTRY, code.LINUX32_VIRTUAL + offset, stride, count))
-    run.calls.append(second.boot(code.SECOND_ENTRY, code.RAM + offset, stride, count))
-    run.calls.append(first.resume(0))
+    run.calls.append(machine.boot(first, code.ENTRY, code.LINUX32_VIRTUAL + offset, stride, count))
+    run.calls.append(machine.boot(second, code.SECOND_ENTRY, code.RAM + offset, stride, count))
+    run.calls.append(machine.resume(first, 0))
 
 
 def boot_uefi64(run: Run, pattern: Pattern) -> None:
     offset, stride, count = pattern
     virtual, physical = code.UEFI64_VIRTUAL + offset, code.RAM + offset
-    core = run.machine.cores[0]
-    run.calls.append(core.boot(code.ENTRY, virtual, stride, count, physical))
-    run.calls.append(core.resume())
+    machine, core = run.machine, run.machine.cores[0]
+    run.calls.append(machine.boot(core, code.ENTRY, virtual, stride, count, physical))
+    run.calls.append(machine.resume(core))
 
 
 def total(pattern: Pattern, base: int, bits: int) -> int:
@@ -411,15 +406,14 @@ def test_the_host_changes_mappings_while_the_guest_runs(bits: int) -> None:
     the TLBs are invalidated. The guest goes on, and there it is seen by pages from then on."""
     run = prepare(bits, TRACKED, 9)
     gone = max(SPREAD.pages()) - 1
-    keep, tables = run.machine.on_flush, run.domain.p2m.stats.tables
-    assert keep is not None
+    tables = run.domain.p2m.stats.tables
 
     def change(record: FlushRecord) -> None:
-        keep(record)
-        run.machine.on_flush = keep
+        run.record.on_flush(record)
+        run.machine.on_flush(run.record.on_flush)
         run.domain.unmap(gone, 1)
 
-    run.machine.on_flush = change
+    run.machine.on_flush(change)
     boot(run, SPREAD)
     check_run(run, SPREAD)
     assert run.domain.p2m.stats.tables == tables + 1
@@ -436,7 +430,7 @@ def test_a_trapped_register_is_written(bits: int) -> None:
     run = prepare(bits, TRACKED)
     run.machine.load(code.ENTRY, code.REGISTERS32 if bits == 32 else code.REGISTERS64)
     low, high = 0x4567_8000, 0x0012_3400
-    call = run.machine.cores[0].boot(code.ENTRY, low, high)
+    call = run.machine.boot(run.machine.cores[0], code.ENTRY, low, high)
     ttbr = high << 32 | low if bits == 32 else low
     assert call.arguments == (high, high, low, high if bits == 32 else 0)
     vcpu = run.domain.vcpus[0]
@@ -470,7 +464,7 @@ def visit(bits: int, policy: str) -> tuple[Run, Uart, Call]:
     else:
         run.machine.load(code.VECTORS + 0x200, code.VECTORS64)
     run.machine.attach(code.DEVICE, Device(uart.read, uart.write))
-    call = run.machine.cores[0].boot(code.ENTRY, code.DEVICE, code.HOLE)
+    call = run.machine.boot(run.machine.cores[0], code.ENTRY, code.DEVICE, code.HOLE)
     return run, uart, call
 
 
@@ -535,8 +529,9 @@ def test_a_tlb_that_is_not_invalidated_forgets_pages(
     for core in run.machine.cores:
         monkeypatch.setattr(core, "flush_tlb", lambda: None)
     core, (offset, stride, count) = run.machine.cores[0], SPREAD
-    core.boot(code.ENTRY, LINEAR[bits] + offset, stride, count, code.RAM + offset)
-    core.resume(0)  # its second CPU never comes: it would touch them all
+    machine = run.machine
+    machine.boot(core, code.ENTRY, LINEAR[bits] + offset, stride, count, code.RAM + offset)
+    machine.resume(core, 0)  # its second CPU never comes: it would touch them all
     last = run.record.epochs[-1]
     dirtied = page(SPREAD.addresses(code.RAM)[-1])
     forgotten = last.touched - set(pages_of(last.flush))
@@ -546,19 +541,17 @@ def test_a_tlb_that_is_not_invalidated_forgets_pages(
 
 @BITS
 def test_what_a_hook_raises_comes_out(bits: int) -> None:
-    run = prepare(bits, TRACKED)
-    core = run.machine.cores[0]
-    error = ZeroDivisionError()
-    core.uc.hook_add(unicorn.UC_HOOK_BLOCK, lambda *_: core.keep(error))
+    machine = prepare(bits, TRACKED).machine
+    machine.cores[0].uc.hook_add(unicorn.UC_HOOK_BLOCK, lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
-        core.boot(code.ENTRY, code.RAM, 0x1000, 1)
+        machine.boot(machine.cores[0], code.ENTRY, code.RAM, 0x1000, 1)
 
 
 @BITS
-def test_a_guest_without_vectors_ends(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guest_without_vectors_ends(bits: int) -> None:
     """It faults in its own vectors forever."""
-    monkeypatch.setattr(guest_machine, "MOST_TRAPS", 100)
     core = prepare(bits, TRACKED).machine.cores[0]
+    core.reset()
     with pytest.raises(GuestError, match="100 traps"):
-        core.boot(code.HOLE)
+        core.run(code.HOLE, max_traps=100)
     assert core.traps == 100

@@ -1,0 +1,1 @@
+"""p2mfast inside the emulators of others, a package an emulator."""
