@@ -29,6 +29,7 @@ cdef extern from *:
         uint32_t perms
     enum:
         UC_MEM_READ
+        UC_MEM_FETCH
 
 cdef extern from "p2mfast/p2mfast_capi.h":
     ctypedef struct p2mfast_t
@@ -54,6 +55,10 @@ cdef extern from "p2mfast/p2mfast_capi.h":
 
 cdef const p2mfast_capi_t *engine = p2mfast_import()
 
+cdef enum:
+    PAGE_SHIFT = 12
+    FETCH = 4  # of the engine's accesses
+
 _LETTERS = {1: "r", 2: "w", 4: "x"}
 
 # What the hook works on: no Python object, for it runs without the GIL.
@@ -75,6 +80,13 @@ ctypedef struct state_t:
     unsigned access
     unsigned kind
     int level
+    # As a run ends Unicorn fetches from the page before its end address, or that of the address.
+    # It is no access of the guest, which the program counter tells.
+    int (*read_register)(void *uc, int register, void *value) noexcept nogil
+    int pc_register
+    uint64_t end
+    uint64_t code_pa  # where code was fetched last
+    bint answered_end
 
 
 cdef c_bool _fill(void *uc, uint64_t address, int type, uc_tlb_entry *result,
@@ -91,12 +103,36 @@ cdef c_bool _fill(void *uc, uint64_t address, int type, uc_tlb_entry *result,
     ):
         # Before the walk: what is invalidated during it is stale for the next fill.
         state.generation = generation
+        if type == UC_MEM_FETCH and _is_end(uc, state, address):
+            result.paddr = state.code_pa
+            result.perms = access
+            state.answered_end = True
+            return True
         if not _walk(state, address, access):
             block.size = 0
             return False
     result.paddr = block.pa + (address - block.ipa)
     result.perms = block.rights
+    if type == UC_MEM_FETCH:
+        state.code_pa = result.paddr
     return True
+
+
+cdef bint _in_end_page(state_t *state, uint64_t address) noexcept nogil:
+    cdef uint64_t page = address >> PAGE_SHIFT
+    return page == (state.end - 1) >> PAGE_SHIFT or page == state.end >> PAGE_SHIFT
+
+
+cdef bint _is_end(void *uc, state_t *state, uint64_t address) noexcept nogil:
+    """Whether Unicorn looks up the end of the run, where the guest is not."""
+    cdef uint64_t page = address >> PAGE_SHIFT
+    cdef uint64_t pc = 0
+    if not _in_end_page(state, address):
+        return False
+    state.read_register(uc, state.pc_register, &pc)
+    pc >>= PAGE_SHIFT
+    # A T32 instruction may begin in the page before.
+    return pc != page and pc + 1 != page
 
 
 cdef bint _walk(state_t *state, uint64_t address, unsigned access) noexcept nogil:
@@ -106,6 +142,8 @@ cdef bint _walk(state_t *state, uint64_t address, unsigned access) noexcept nogi
     while True:
         engine.translate_block(state.p2m, address, access, block)
         if not block.fault:
+            if asked:  # it has been dealt with
+                state.kind = 0
             return True
         if (
             block.fault == P2MFAST_FAULT_TRANSLATION
@@ -116,7 +154,8 @@ cdef bint _walk(state_t *state, uint64_t address, unsigned access) noexcept nogi
         ):
             state.resolved += 1
             continue
-        if asked:
+        # One that a fault has ended looks its end up, too.
+        if asked or (state.kind and access == FETCH and _in_end_page(state, address)):
             return False
         state.faults += 1
         state.ipa, state.access = address, access
@@ -130,9 +169,7 @@ cdef bint _walk(state_t *state, uint64_t address, unsigned access) noexcept nogi
 cdef bint _ask(void *owner) noexcept with gil:
     cdef Fill fill = <Fill>owner
     try:
-        if fill.on_fault(fill.fault):
-            fill._state.kind = 0
-            return True
+        return bool(fill.on_fault(fill.fault))
     except BaseException as error:
         # Unicorn, which called, knows no exceptions; the first one is what went wrong.
         if fill.error is None:
@@ -157,7 +194,9 @@ cdef class Fill:
     ``p2m`` must be a P2M (TypeError). ``resolve``: armed entries are made reachable, as
     ``P2M.resolve_translation_fault`` does with ``depth`` ("path" or "level") and ``order``.
     ``on_fault`` is called for what is a fault then, with a Stage2Fault, and returns whether to try
-    again; what it raises is kept in ``error``. The object must live as long as the hook.
+    again; what it raises is kept in ``error``. ``read_register`` is the address of uc_reg_read,
+    ``pc_register`` Unicorn's number of the program counter. The object must live as long as the
+    hook.
     """
 
     cdef state_t _state
@@ -165,13 +204,18 @@ cdef class Fill:
     cdef readonly object on_fault
     cdef public object error
 
-    def __init__(self, p2m, *, bint resolve, depth, unsigned order, on_fault):
+    def __init__(self, p2m, *, bint resolve, depth, unsigned order, on_fault,
+                 uintptr_t read_register, int pc_register):
         self._state.p2m = engine.from_object(p2m)
         self._state.owner = <void *>self
         self._state.resolve = resolve
         self._state.asks = on_fault is not None
         self._state.depth = P2MFAST_DEPTH_PATH if depth == "path" else P2MFAST_DEPTH_LEVEL
         self._state.order = order
+        self._state.read_register = (
+            <int (*)(void *, int, void *) noexcept nogil>read_register
+        )
+        self._state.pc_register = pc_register
         self.p2m = p2m
         self.on_fault = on_fault
 
@@ -210,7 +254,11 @@ cdef class Fill:
             self._state.ipa, self._state.level, FaultKind(self._state.kind), letter, letter == "w"
         )
 
-    def forget(self):
-        """No fault, and nothing kept."""
+    def begin(self, uint64_t end):
+        """A run to this address begins: no fault, nothing kept. Returns whether Unicorn's TLB holds
+        an answer that was for the end of the last run, and is no translation."""
+        stale, self._state.answered_end = self._state.answered_end, False
         self._state.kind = 0
+        self._state.end = end
         self.error = None
+        return bool(stale)

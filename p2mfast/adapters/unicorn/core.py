@@ -32,6 +32,7 @@ from p2mfast.adapters.unicorn.state import (
     HCR_VM,
     SCR_NS_HCE_RW,
     STATES,
+    state_of,
 )
 from p2mfast.errors import P2MError, Stage2Fault
 from p2mfast.hypervisor.aborts import MmioAccess, Outcome
@@ -48,6 +49,7 @@ _EC_TRAPS = (0x03, 0x04, 0x18)
 _EC_CALLS = {0x12: "hvc", 0x13: "smc", 0x16: "hvc", 0x17: "smc"}
 _EC_ABORTS = (0x20, 0x24)
 _ESR_IL = 1 << 25
+_ESR_SF = 1 << 15  # of an abort whose instruction is described: it loads 64 bits
 
 # op1, CRn, CRm, op2 of the cache identification registers; of AArch32 and AArch64 the same but for
 # op0, and CTR's op1 (D19.2, G8.2).
@@ -113,12 +115,12 @@ class Core:
         self.on_exception: Callable[[GuestException], bool] | None = None
         self.on_flush: Callable[[FlushRecord], object] | None = None
         self.traps = self.tlb_flushes = 0
-        arch = uc.ctl_get_arch()
-        self._state = STATES[arch]
-        self._place = syndrome.find(arch, uc.ctl_get_cpu_model())
+        self._state = state_of(uc)
+        self._place = syndrome.find(uc.ctl_get_arch(), uc.ctl_get_cpu_model())
         uc.ctl_set_tlb_mode(unicorn.UC_TLB_CPU)
         self._taken: int | None = None
-        self._esr = self._far = self._hpfar = self._selected = 0
+        self._hpfar = self._selected = 0
+        self._wide = False
         self._context = uc.context_save()
         self._hooks = [
             uc.hook_add(unicorn.UC_HOOK_INTR, self._on_interrupt),
@@ -173,7 +175,7 @@ class Core:
         value &= (1 << bits) - 1
         if access.sign_extend and value >> bits - 1:
             value |= -1 << bits
-        self.set_register(access.register, value & (1 << 64) - 1)
+        self.set_register(access.register, value & (1 << (64 if self._wide else 32)) - 1)
 
     def inject(self, injected: Injected) -> None:
         """The guest takes this exception to EL1 where it stands."""
@@ -290,6 +292,7 @@ class Core:
         return None
 
     def _abort(self, vcpu: VCpu, esr: int, far: int) -> None:
+        self._wide = bool(esr & _ESR_SF)
         result = vcpu.abort(esr, far, self._hpfar)
         if result.outcome is Outcome.EMULATED:
             self._skip(esr)
@@ -399,17 +402,16 @@ def attach(
     Raises TypeError or ValueError naming the argument, IndexError for a vCPU that is not there,
     RuntimeError where this Unicorn does not show what is needed, UcError.
     """
+    state = state_of(uc)
     if isinstance(guest, Domain):
         p2m, owner = guest.p2m, guest.vcpus[vcpu]
-        bits = 32 if uc.ctl_get_arch() == unicorn.UC_ARCH_ARM else 64
+        bits = 64 if state is STATES[unicorn.UC_ARCH_ARM64] else 32
         if guest.bits != bits:
             raise ValueError(f"guest must be of {bits} bits as uc is, not {guest.bits}")
     elif isinstance(guest, P2M):
         p2m, owner = guest, None
     else:
         raise TypeError(f"guest must be a Domain or a P2M, not {guest!r}")
-    if uc.ctl_get_arch() not in STATES:
-        raise ValueError("uc must be of UC_ARCH_ARM or UC_ARCH_ARM64")
     core = Core(uc, p2m, owner)
     core.cache, core.on_fault = cache, on_fault
     core.on_exception, core.on_flush = on_exception, on_flush

@@ -10,6 +10,9 @@ from unicorn.unicorn_py3.unicorn import Uc, UcError, uclib
 
 from p2mfast._engine import P2M
 
+READ_REGISTER = ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p).value or 0
+"""Address of uc_reg_read."""
+
 
 def flush_tlb(uc: Uc) -> None:
     """Forget all translations, and the code that was translated by them."""

@@ -10,7 +10,14 @@ from unicorn.unicorn_py3.unicorn import Uc, UcError
 
 from p2mfast._engine import P2M
 from p2mfast._unicorn_fill import Fill
-from p2mfast.adapters.unicorn.engine import Generation, add_native_hook, flush_tlb, start
+from p2mfast.adapters.unicorn.engine import (
+    READ_REGISTER,
+    Generation,
+    add_native_hook,
+    flush_tlb,
+    start,
+)
+from p2mfast.adapters.unicorn.state import state_of
 from p2mfast.errors import Stage2Fault
 
 
@@ -23,7 +30,7 @@ def attach_fill(
     order: int = 0,
     on_fault: Callable[[Stage2Fault], bool] | None = None,
 ) -> TlbFill:
-    """Have ``p2m`` translate each address of ``uc``, a core of any architecture, from now on.
+    """Have ``p2m`` translate each address of ``uc``, an Arm core, from now on.
 
     The Uc is set to UC_TLB_VIRTUAL, and its memory must be mapped at machine addresses. Fills are
     answered in C, without the GIL; run it by :meth:`TlbFill.run`.
@@ -51,10 +58,19 @@ def attach_fill(
         raise ValueError(f"order must be from 0 to 18, not {order!r}")
     if on_fault is not None and not callable(on_fault):
         raise TypeError(f"on_fault must be callable or None, not {on_fault!r}")
-    fill = Fill(p2m, resolve=resolve, depth=depth, order=order, on_fault=on_fault)
+    state = state_of(uc)
+    fill = Fill(
+        p2m,
+        resolve=resolve,
+        depth=depth,
+        order=order,
+        on_fault=on_fault,
+        read_register=READ_REGISTER,
+        pc_register=state.pc_id,
+    )
     uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
     hook = add_native_hook(uc, unicorn.UC_HOOK_TLB_FILL, fill.callback, fill.data, fill)
-    return TlbFill(uc, fill, hook)
+    return TlbFill(uc, fill, hook, state.unreached)
 
 
 class TlbFill:
@@ -66,11 +82,12 @@ class TlbFill:
     p2m : P2M
     """
 
-    def __init__(self, uc: Uc, fill: Fill, hook: int) -> None:
+    def __init__(self, uc: Uc, fill: Fill, hook: int, unreached: int) -> None:
         self.uc = uc
         self.p2m = fill.p2m
         self._fill = fill
         self._hook = hook
+        self._unreached = unreached
         self._generation = Generation(fill.p2m)
 
     @property
@@ -88,19 +105,21 @@ class TlbFill:
         """Other faults, those that ``on_fault`` has dealt with included."""
         return self._fill.faults
 
-    def run(self, begin: int, until: int, timeout: int = 0, count: int = 0) -> None:
-        """``uc.emu_start`` with these arguments (microseconds, instructions), on translations that
-        are as ``p2m`` has them now: the TLB is flushed if it was invalidated since the last run.
+    def run(self, begin: int, until: int | None = None, timeout: int = 0, count: int = 0) -> None:
+        """``uc.emu_start`` with these arguments (microseconds, instructions; without ``until`` a
+        hook has to stop it), on translations that are as ``p2m`` has them now: the TLB is flushed
+        if it was invalidated since the last run.
 
         A change during a run is seen by fills, not by what is in the TLB: stop the core, run it
-        again. Unicorn looks ``until`` up, too, at the end.
+        again.
 
         Raises what ``on_fault`` or another hook raised, Stage2Fault for an access that stage 2
         refuses (the core stands at its instruction), UcError for any other error.
         """
         fill = self._fill
-        fill.forget()
-        if self._generation.moved():
+        until = self._unreached if until is None else until
+        stale = fill.begin(until)
+        if self._generation.moved() or stale:
             self.flush()
         try:
             start(self.uc, begin, until, timeout, count)

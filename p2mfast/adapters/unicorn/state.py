@@ -210,3 +210,11 @@ STATES: Mapping[int, State] = {
     unicorn.UC_ARCH_ARM64: State64(),
 }
 """By Unicorn's number of the architecture."""
+
+
+def state_of(uc: Uc) -> State:
+    """Raises ValueError for a core that is not Arm's."""
+    state = STATES.get(uc.ctl_get_arch())
+    if state is None:
+        raise ValueError("uc must be of UC_ARCH_ARM or UC_ARCH_ARM64")
+    return state
