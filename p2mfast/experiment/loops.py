@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -461,6 +462,23 @@ def _inspect(pages: int) -> Case:
     return Case(
         "tables", 1, inspect, "file read", 1, read, Goal(ratio=3), right=lambda: inspect() == pages
     )
+
+
+# ---- Inside Unicorn, where it is installed ----
+
+
+@_loop("fill a TLB, Unicorn", {"4 KiB": 0, "2 MiB": 9} if find_spec("unicorn") else {})
+def _fill_tlb(order: int) -> Case:
+    from p2mfast.experiment import unicorn_loops  # noqa: PLC0415  # an extra
+
+    return unicorn_loops.fill(order)
+
+
+@_loop("fill a TLB, Python", {"4 KiB": 0} if find_spec("unicorn") else {})
+def _fill_tlb_from_python(order: int) -> Case:
+    from p2mfast.experiment import unicorn_loops  # noqa: PLC0415  # an extra
+
+    return unicorn_loops.fill_from_python(order)
 
 
 # ---- Scale ----
