@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,6 +141,8 @@ def test_a_detached_core(bits: int) -> None:
 
 
 # ---- A domain's vCPU ----
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "unicorn" / "guest.py"
 
 IDENTIFY = {  # CTR; CSSELR written (1), and read; CCSIDR; CLIDR; HVC
     32: (0xEE100F30, 0xE3A05001, 0xEE405F10, 0xEE501F10, 0xEE302F10, 0xEE303F30, 0xE1400070),
@@ -307,3 +311,9 @@ def test_a_crash(bits: int) -> None:
     with pytest.raises(GuestError, match="crashed"):
         core.run(RAM)
     assert domain.crashed
+
+
+def test_the_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """It turns its caches on untrapped: what ends a batch of Set/Way has to know."""
+    runpy.run_path(str(EXAMPLE))["main"]()
+    assert "102 of 65,536 cleaned" in capsys.readouterr().out

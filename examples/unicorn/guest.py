@@ -1,8 +1,8 @@
 """A guest of 64 bits on an emulated core, whose stage 2 is a p2mfast domain's tables.
 
 The guest writes to some of its pages and cleans its caches by Set/Way. Each `DC CISW` traps to the
-domain's vCPU, which is armed for it: what is cleaned is what the guest has touched since the last
-time, not all its RAM. Then the same again, with fewer pages.
+domain's vCPU, and the domain cleans what the guest has touched since the last time, not all its
+RAM. Then the same again, with fewer pages.
 
     pip install "p2mfast[unicorn]" && python guest.py
 """
@@ -19,29 +19,48 @@ DATA = RAM + 0x20_0000
 
 # x0: the first page, x1: how many. A word in each is written, then every cache is cleaned.
 PROGRAM = (
-    0xAA0003F3,  # mov x19, x0
+    0xD2A80004,  # mov x4, #0x40000000         the stage-1 table, in the page behind this one:
+    0xB2740084,  # orr x4, x4, #0x1000
+    0xD280E025,  # mov x5, #0x701
+    0xB26200A5,  # orr x5, x5, #0x40000000
+    0xF9000485,  # str x5, [x4, #8]            maps its GiB to itself, write-back
+    0xD2801FE3,  # mov x3, #0xff
+    0xD518A203,  # msr mair_el1, x3
+    0xD286A323,  # mov x3, #0x3519
+    0xF2A01003,  # movk x3, #0x80, lsl #16
+    0xD5182043,  # msr tcr_el1, x3
+    0xD5182004,  # msr ttbr0_el1, x4
+    0xD5033FDF,  # isb
+    0xD5381003,  # mrs x3, sctlr_el1
+    0xD28200A2,  # mov x2, #0x1005
+    0xAA020063,  # orr x3, x3, x2
+    0xD5181003,  # msr sctlr_el1, x3           MMU and caches on
+    0xD5033FDF,  # isb
+    0xAA0003F3,  # again: mov x19, x0
     0xAA0103E2,  # mov x2, x1
     0xF9000273,  # store: str x19, [x19]
-    0x91400673,  # add x19, x19, #0x1000
-    0xF1000442,  # subs x2, x2, #1
+    0x91400673,  # add x19, x19, #0x1, lsl #12
+    0xF1000442,  # subs x2, x2, #0x1
     0x54FFFFA1,  # b.ne store
     0xD5390003,  # mrs x3, ccsidr_el1
-    0x92400864,  # and x4, x3, #7
-    0x91001084,  # add x4, x4, #4           log2 of a line's bytes
-    0xD3433065,  # ubfx x5, x3, #3, #10     the last way
+    0x92400864,  # and x4, x3, #0x7
+    0x91001084,  # add x4, x4, #0x4            log2 of a line's bytes
+    0xD3433065,  # ubfx x5, x3, #3, #10        the last way
     0x5AC010A6,  # clz w6, w5
-    0xD34D6C67,  # ubfx x7, x3, #13, #15    the last set
+    0xD34D6C67,  # ubfx x7, x3, #13, #15       the last set
     0xAA0503E8,  # set: mov x8, x5
     0x9AC62109,  # way: lsl x9, x8, x6
     0x9AC420EA,  # lsl x10, x7, x4
     0xAA0A0129,  # orr x9, x9, x10
-    0xD5087E49,  # dc cisw, x9              traps: HCR_EL2.TSW
-    0xF1000508,  # subs x8, x8, #1
+    0xD5087E49,  # dc cisw, x9                 traps: HCR_EL2.TSW
+    0xF1000508,  # subs x8, x8, #0x1
     0x54FFFF6A,  # b.ge way
-    0xF10004E7,  # subs x7, x7, #1
+    0xF10004E7,  # subs x7, x7, #0x1
     0x54FFFF0A,  # b.ge set
     0xD5033F9F,  # dsb sy
-    0xD4000022,  # hvc #1                   back to us
+    0xD518D03F,  # msr contextidr_el1, xzr     traps after that: HCR_EL2.TVM; the batch is over
+    0xD4000022,  # hvc #0x1                    back to us
+    0x17FFFFE8,  # b again
 )
 
 
@@ -67,14 +86,17 @@ def main() -> None:
     guest.unpause()
     core.reset()
 
+    begin: int | None = RAM
     for first, pages in ((DATA, 100), (DATA + 0x5_0000, 7)):
         core.set_register(0, first)
         core.set_register(1, pages)
-        call = core.run(RAM)
+        call = core.run(begin)
+        begin = None  # where it called
         assert call is not None
         assert (call.kind, call.number) == ("hvc", 1)
 
-        # The flush that the batch of Set/Way asked for: the program's page and those it wrote to.
+        # The flush that the batch of Set/Way asked for: the program, the stage-1 table that the
+        # core walks, and what was written to.
         flush = guest.flushes[-1]
         print(f"{pages} pages written to, {flush.pages} of {256 << 8:,} cleaned:")
         for gfn, mfn, nr in flush.runs.tolist():
@@ -82,7 +104,7 @@ def main() -> None:
         assert flush.cause == "set-way"
         written = [(first >> 12) + i for i in range(pages)]
         cleaned = [gfn + i for gfn, _, nr in flush.runs.tolist() for i in range(nr)]
-        assert cleaned == [RAM >> 12, *written]
+        assert cleaned == [RAM >> 12, (RAM >> 12) + 1, *written]
 
         # And what it wrote is in the machine's memory.
         for gfn in written:

@@ -334,6 +334,8 @@ class Core:
         value = self.register(trap.rt)
         if trap.rt2 is not None:
             value |= self.register(trap.rt2) << 32
+        # It was written untrapped, perhaps, and tells whether the caches are on.
+        vcpu.registers["SCTLR_EL1"] = self.read("SCTLR_EL1")
         vcpu.injected = None
         vcpu.trap(esr, value)
         if vcpu.injected:
