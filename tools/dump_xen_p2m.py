@@ -18,7 +18,8 @@ from pathlib import Path
 from types import FrameType
 
 import numpy as np
-from xen_dump import DumpError, progress
+from tooling import ToolError, progress
+from xen_dump import DumpError
 from xen_dump.debian import READY, boot_files
 from xen_dump.gdb import Gdb
 from xen_dump.machine import BOARDS, RAM_BASE, Machine, sparse_copy
@@ -40,7 +41,7 @@ def main() -> int:
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="xen-dump-"))
             )
             _dump(arguments, work)
-    except (DumpError, OSError) as error:
+    except (ToolError, OSError) as error:
         progress(f"error: {error}")
         return 1
     except KeyboardInterrupt:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+from tooling import ToolError
 
 
-class DumpError(Exception):
-    """What went wrong, in words for the user."""
-
-
-def progress(message: str) -> None:
-    """Say on stderr what is going on."""
-    print(message, file=sys.stderr, flush=True)
+class DumpError(ToolError):
+    """What went wrong with a dump."""

@@ -1,0 +1,49 @@
+"""The plugin, compiled: tools/qemu-recorder and the engine in one shared object."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tooling import ToolError, progress
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGIN = ROOT / "tools" / "qemu-recorder"
+ENGINE = ROOT / "csrc"
+
+# What QEMU exports stays undefined until it loads the plugin.
+OPTIONS = (
+    "-std=gnu11 -O3 -Wall -Wextra -Werror -fPIC -shared -pthread -fvisibility=hidden"
+    " -fno-semantic-interposition"
+)
+
+
+def sources() -> list[Path]:
+    """What the plugin is made of: here alone."""
+    return sorted([*PLUGIN.glob("*.c"), *ENGINE.glob("*.c")])
+
+
+def build(directory: Path) -> Path:
+    """Compile the plugin, if what is there is older than its sources."""
+    plugin = directory / "recorder.so"
+    headers = [*PLUGIN.glob("*.h"), *ENGINE.rglob("*.h")]
+    newest = max(path.stat().st_mtime for path in [*sources(), *headers])
+    if plugin.exists() and plugin.stat().st_mtime > newest:
+        return plugin
+    if shutil.which("gcc") is None:
+        raise ToolError("gcc is not there: apt install gcc libc6-dev")
+    progress("compiling the plugin")
+    partial = directory / "recorder.so.partial"
+    command = ["gcc", *OPTIONS.split(), f"-I{ENGINE / 'include'}", f"-I{ENGINE}"]
+    done = subprocess.run(
+        [*command, "-o", str(partial), *map(str, sources())],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ToolError(f"the plugin does not compile:\n{done.stderr[-4000:]}")
+    partial.rename(plugin)
+    return plugin
