@@ -7,7 +7,7 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-static const struct instruction other = {INSTRUCTION_OTHER, 0};
+static const struct instruction other = {INSTRUCTION_OTHER, 0, CONDITION_ALWAYS};
 
 static uint32_t halfword(const uint8_t *code)
 {
@@ -50,10 +50,10 @@ static struct instruction decode_a64(uint32_t word)
     uint32_t call = word & A64_CALL_MASK;
 
     if (call == A64_HVC || call == A64_SMC)
-        return (struct instruction){INSTRUCTION_CALL, 0};
+        return (struct instruction){INSTRUCTION_CALL, 0, CONDITION_ALWAYS};
     for (size_t i = 0; i < COUNT(a64_words); i++)
         if (a64_words[i].word == (word & ~A64_RT))
-            return (struct instruction){a64_words[i].kind, word & A64_RT};
+            return (struct instruction){a64_words[i].kind, word & A64_RT, CONDITION_ALWAYS};
     return other;
 }
 
@@ -107,30 +107,59 @@ static const struct {
  * other way round: where the one has 0xe in the top byte's lower half, the other has coprocessor
  * 15. (A half-precision comparison of Advanced SIMD in T32 could be taken for an MCR of A32; cores
  * with those instructions are Armv8.2.) */
-static struct instruction decode_a32(uint32_t first, uint32_t second)
+static struct instruction decode_a32(uint32_t first, uint32_t second, unsigned t32_condition)
 {
     uint32_t a32 = second << 16 | first, t32 = first << 16 | second, call = t32 & T32_CALL_MASK;
 
     if (call == T32_HVC || call == T32_SMC)
-        return (struct instruction){INSTRUCTION_CALL, 0};
+        return (struct instruction){INSTRUCTION_CALL, 0, CONDITION_ALWAYS};
     for (size_t i = 0; i < COUNT(a32_words); i++) {
         uint32_t mask = a32_words[i].mask, word = a32_words[i].word;
         unsigned coprocessor = a32_words[i].kind != INSTRUCTION_CALL;
 
         /* Condition 0b1111 makes another instruction of it. */
         if ((a32 & mask) == word && (a32 & CONDITION) != CONDITION)
-            return (struct instruction){a32_words[i].kind, a32 >> 12 & 0xf};
+            return (struct instruction){a32_words[i].kind, a32 >> 12 & 0xf, a32 >> 28};
         if (coprocessor && (t32 & (mask | CONDITION)) == (word | ALWAYS))
-            return (struct instruction){a32_words[i].kind, t32 >> 12 & 0xf};
+            return (struct instruction){a32_words[i].kind, t32 >> 12 & 0xf, t32_condition};
     }
     return other;
 }
 
-struct instruction decode(const uint8_t *code, size_t size, unsigned bits)
+/* ---- Conditions ---- */
+
+/* T32's ITSTATE (Arm ARM DDI 0487, G1): a condition in its upper half, and how many follow. */
+#define IT_MASK 0xffu
+#define IT_MORE 0x07u
+#define IT_BASE 0xe0u
+#define IT_NEXT 0x1fu
+#define IT_CONDITION_SHIFT 4
+#define T16_IT 0xbf00u
+#define T16_IT_MASK 0x0fu /* 0: a hint */
+
+static unsigned advance(unsigned it)
 {
-    if (size != 4)
-        return other;
-    if (bits == 64)
+    return it & IT_MORE ? (it & IT_BASE) | (it << 1 & IT_NEXT) : 0;
+}
+
+bool condition_holds(unsigned condition, uint32_t flags)
+{
+    bool n = flags >> 31 & 1, z = flags >> 30 & 1, c = flags >> 29 & 1, v = flags >> 28 & 1;
+    const bool tests[] = {z, c, n, v, c && !z, n == v, n == v && !z, true};
+
+    return condition >= CONDITION_ALWAYS || tests[condition >> 1] != (condition & 1);
+}
+
+struct instruction decode(const uint8_t *code, size_t size, unsigned bits, unsigned *it)
+{
+    unsigned condition = *it ? *it >> IT_CONDITION_SHIFT : CONDITION_ALWAYS;
+
+    *it = advance(*it);
+    if (size == 4 && bits == 64)
         return decode_a64(halfword(code + 2) << 16 | halfword(code));
-    return decode_a32(halfword(code), halfword(code + 2));
+    if (size == 4)
+        return decode_a32(halfword(code), halfword(code + 2), condition);
+    if (size == 2 && (halfword(code) & ~IT_MASK) == T16_IT && halfword(code) & T16_IT_MASK)
+        *it = halfword(code) & IT_MASK;
+    return other;
 }

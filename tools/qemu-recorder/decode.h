@@ -7,6 +7,7 @@
 #ifndef RECORDER_DECODE_H
 #define RECORDER_DECODE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,10 +24,17 @@ enum instruction_kind {
 
 struct instruction {
     enum instruction_kind kind;
-    unsigned rt; /* the register whose value is written */
+    unsigned rt;        /* the register whose value is written */
+    unsigned condition; /* under which it is executed; CONDITION_ALWAYS in AArch64 */
 };
 
-/* `code` as it lies in memory, `size` bytes of it; `bits`: of the guest, 32 or 64. */
-struct instruction decode(const uint8_t *code, size_t size, unsigned bits);
+#define CONDITION_ALWAYS 14u
+
+/* `code` as it lies in memory, `size` bytes of it; `bits`: of the guest, 32 or 64. `it` is for one
+ * block, from its first instruction to its last: 0 before it, then what an IT of T32 leaves. */
+struct instruction decode(const uint8_t *code, size_t size, unsigned bits, unsigned *it);
+
+/* Whether a condition holds with these flags: NZCV in bits 31 to 28, as in the PSR. */
+bool condition_holds(unsigned condition, uint32_t flags);
 
 #endif

@@ -35,31 +35,42 @@ static int connect_to(const char *path)
     return fd;
 }
 
-uint64_t monitor_register(const char *socket_path, unsigned vcpu, unsigned bits, unsigned number)
+/* What follows this label in the monitor's words. */
+static uint64_t number_after(const char *reply, const char *label, unsigned vcpu)
 {
+    const char *found = strstr(reply, label);
+
+    if (!found)
+        recorder_fail("QEMU's monitor tells no %s of vCPU %u", label, vcpu);
+    return strtoull(found + strlen(label), NULL, HEXADECIMAL);
+}
+
+struct registers monitor_registers(const char *socket_path, unsigned vcpu, unsigned bits,
+                                   unsigned number)
+{
+    const char *state = bits == 64 ? "PSTATE=" : "PSR=", *last;
+    struct registers registers = {0, 0};
     char command[32], label[8], reply[REPLY_BYTES];
     size_t size = 0;
-    const char *found;
-    int fd;
+    int fd = connect_to(socket_path);
 
-    if (bits == 64 && number == ZERO_REGISTER)
-        return 0;
     snprintf(command, sizeof(command), "info registers %u\n", vcpu);
     snprintf(label, sizeof(label), bits == 64 ? "X%02u=" : "R%02u=", number);
-    fd = connect_to(socket_path);
     if (write(fd, command, strlen(command)) != (ssize_t)strlen(command))
         recorder_fail("QEMU's monitor takes no command");
-    do { /* the processor state comes last */
+    do { /* the processor state's line comes last */
         ssize_t got = read(fd, reply + size, sizeof(reply) - 1 - size);
 
         if (got <= 0)
             recorder_fail("QEMU's monitor does not tell the registers of vCPU %u", vcpu);
         size += (size_t)got;
         reply[size] = 0;
-    } while (!strstr(reply, bits == 64 ? "PSTATE=" : "PSR="));
+        last = strstr(reply, state);
+    } while (!last || !strchr(last, '\n'));
     close(fd);
-    found = strstr(reply, label);
-    if (!found)
-        recorder_fail("QEMU's monitor tells no %s of vCPU %u", label, vcpu);
-    return strtoull(found + strlen(label), NULL, HEXADECIMAL);
+    if (bits == 32)
+        registers.flags = (uint32_t)number_after(reply, state, vcpu);
+    if (number != ZERO_REGISTER)
+        registers.general = number_after(reply, label, vcpu);
+    return registers;
 }

@@ -8,9 +8,15 @@
 
 #include <stdint.h>
 
-/* A general register of a vCPU that waits in a callback, by the human monitor at this Unix socket.
- * Registers are in QEMU's CPU state only between translation blocks: the callback has to be that of
- * a block's start. */
-uint64_t monitor_register(const char *socket_path, unsigned vcpu, unsigned bits, unsigned number);
+struct registers {
+    uint64_t general; /* the one that was asked for */
+    uint32_t flags;   /* PSR; 0 in AArch64 */
+};
+
+/* Registers of a vCPU that waits in a callback, by the human monitor at this Unix socket. They are
+ * in QEMU's CPU state only between translation blocks: the callback has to be that of a block's
+ * start. */
+struct registers monitor_registers(const char *socket_path, unsigned vcpu, unsigned bits,
+                                   unsigned number);
 
 #endif

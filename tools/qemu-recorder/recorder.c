@@ -40,7 +40,7 @@ struct vcpu {
     uint64_t unresolved;
     size_t batch; /* the timeline's entry of its Set/Way batch, while it is trapped */
     enum after after;
-    unsigned written; /* the register written to SCTLR */
+    struct instruction sctlr; /* the last write of it */
     bool caches_on;
     bool trapped; /* its VM registers, since a Set/Way operation: HCR_EL2.TVM */
 };
@@ -72,6 +72,11 @@ void recorder_fail(const char *format, ...)
 
 /* ---- What goes along with a callback: a word, no memory ---- */
 
+static unsigned field(uint64_t word, unsigned from, unsigned bits)
+{
+    return word >> from & ((1u << bits) - 1);
+}
+
 /* A translation block: its instructions, its pages (a block has two at most), and whether it lies
  * at its physical address, as it does with the MMU off. */
 #define BLOCK_COUNT_BITS 10
@@ -88,19 +93,26 @@ static void *pack_block(size_t instructions, uint64_t first, uint64_t second, bo
 /* An instruction of interest: its kind, Rt, the instructions from it to its block's end. */
 #define INSTRUCTION_KIND_BITS 4
 #define INSTRUCTION_RT_BITS 5
+#define INSTRUCTION_CONDITION_BITS 4
+#define INSTRUCTION_CONDITION_FROM (INSTRUCTION_KIND_BITS + INSTRUCTION_RT_BITS)
+#define INSTRUCTION_REST_FROM (INSTRUCTION_CONDITION_FROM + INSTRUCTION_CONDITION_BITS)
 
 static void *pack_instruction(struct instruction instruction, size_t rest, bool identity)
 {
     uint64_t word = instruction.kind | (uint64_t)instruction.rt << INSTRUCTION_KIND_BITS |
-                    rest << (INSTRUCTION_KIND_BITS + INSTRUCTION_RT_BITS) |
-                    (identity ? BLOCK_IDENTITY : 0);
+                    (uint64_t)instruction.condition << INSTRUCTION_CONDITION_FROM |
+                    rest << INSTRUCTION_REST_FROM | (identity ? BLOCK_IDENTITY : 0);
 
     return (void *)(uintptr_t)word;
 }
 
-static unsigned field(uint64_t word, unsigned from, unsigned bits)
+static struct instruction unpack_instruction(uint64_t word)
 {
-    return word >> from & ((1u << bits) - 1);
+    return (struct instruction){
+        field(word, 0, INSTRUCTION_KIND_BITS),
+        field(word, INSTRUCTION_KIND_BITS, INSTRUCTION_RT_BITS),
+        field(word, INSTRUCTION_CONDITION_FROM, INSTRUCTION_CONDITION_BITS),
+    };
 }
 
 /* ---- Events: with the mutex held ---- */
@@ -176,17 +188,19 @@ static void settle(unsigned index, bool identity)
 {
     struct vcpu *vcpu = &recorder.vcpus[index];
     enum after after = vcpu->after;
-    uint64_t value = 0;
+    struct registers registers = {0, 0};
 
     vcpu->after = AFTER_NOTHING;
     if (after == AFTER_SCTLR) /* before the mutex: others, whom QEMU may wait for, want it */
-        value = monitor_register(recorder.monitor, index, recorder.bits, vcpu->written);
+        registers = monitor_registers(recorder.monitor, index, recorder.bits, vcpu->sctlr.rt);
     pthread_mutex_lock(&recorder.tracker.mutex);
-    if (after == AFTER_SCTLR)
-        wrote_sctlr(index, instructions_so_far(), value);
+    if (after == AFTER_SCTLR) {
+        if (condition_holds(vcpu->sctlr.condition, registers.flags)) /* the write leaves them */
+            wrote_sctlr(index, instructions_so_far(), registers.general);
+    }
     /* A call returns to the next instruction, or an interrupt comes first: both with the MMU on, as
      * before. A vCPU that PSCI took off begins with it off. */
-    else if (identity)
+    if (after == AFTER_CALL && identity)
         was_reset(index, instructions_so_far());
     pthread_mutex_unlock(&recorder.tracker.mutex);
 }
@@ -212,10 +226,10 @@ static void instruction_begins(unsigned index, void *data)
 {
     struct vcpu *vcpu = &recorder.vcpus[index];
     uint64_t word = (uintptr_t)data;
-    enum instruction_kind kind = field(word, 0, INSTRUCTION_KIND_BITS);
-    unsigned rest = field(word, INSTRUCTION_KIND_BITS + INSTRUCTION_RT_BITS, BLOCK_COUNT_BITS);
+    const struct instruction instruction = unpack_instruction(word);
+    unsigned rest = field(word, INSTRUCTION_REST_FROM, BLOCK_COUNT_BITS);
 
-    switch (kind) {
+    switch (instruction.kind) {
     case INSTRUCTION_OTHER:
         break;
     case INSTRUCTION_ZERO:
@@ -223,7 +237,7 @@ static void instruction_begins(unsigned index, void *data)
         break;
     case INSTRUCTION_SCTLR: /* its value is known when the next block begins, as it ends this one */
         vcpu->after = AFTER_SCTLR;
-        vcpu->written = field(word, INSTRUCTION_KIND_BITS, INSTRUCTION_RT_BITS);
+        vcpu->sctlr = instruction;
         break;
     case INSTRUCTION_CALL: /* with the MMU off, a reset could not be told from a return */
         vcpu->after = word & BLOCK_IDENTITY ? AFTER_NOTHING : AFTER_CALL;
@@ -236,10 +250,10 @@ static void instruction_begins(unsigned index, void *data)
     case INSTRUCTION_CSW:
     case INSTRUCTION_CISW:
         pthread_mutex_lock(&recorder.tracker.mutex);
-        if (kind == INSTRUCTION_VM_REG)
+        if (instruction.kind == INSTRUCTION_VM_REG)
             wrote_vm_register(index, instructions_so_far() - rest);
         else
-            set_way(index, kind, instructions_so_far() - rest);
+            set_way(index, instruction.kind, instructions_so_far() - rest);
         pthread_mutex_unlock(&recorder.tracker.mutex);
     }
 }
@@ -311,6 +325,7 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
     const struct qemu_plugin_insn *begin = qemu_plugin_tb_get_insn(tb, 0);
     const struct qemu_plugin_insn *end = qemu_plugin_tb_get_insn(tb, n - 1);
     uint64_t first, second;
+    unsigned it = 0;
     bool identity;
 
     (void)id;
@@ -325,7 +340,7 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
     for (size_t i = 0; i < n; i++) {
         struct qemu_plugin_insn *at = qemu_plugin_tb_get_insn(tb, i);
         struct instruction instruction =
-            decode(qemu_plugin_insn_data(at), qemu_plugin_insn_size(at), recorder.bits);
+            decode(qemu_plugin_insn_data(at), qemu_plugin_insn_size(at), recorder.bits, &it);
 
         qemu_plugin_register_vcpu_mem_cb(at, memory_accessed, QEMU_PLUGIN_CB_NO_REGS,
                                          QEMU_PLUGIN_MEM_RW, NULL);
