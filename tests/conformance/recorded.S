@@ -83,6 +83,11 @@ shared:
     msr     contextidr_el1, x0
     ldr     x5, [x1]
     add     x5, x5, #2          /* one whole round after this moment */
+    constant x6, (SPREAD + SHARED_PAGES * SPREAD_STEP)
+    add     x7, x6, #SPREAD_STEP
+    str     x0, [x6]
+    str     x0, [x7]
+    str     x0, [x6]            /* out of the TLB by then, but touched */
 2:  ldr     x6, [x1]
     cmp     x6, x5
     b.lo    2b

@@ -182,7 +182,7 @@ def test_no_touch_is_lost_between_two_vcpus(
     trace = traced(plugin, guest, tmp_path / "t.npz", check=check)
     assert trace.set_way_batches == BATCHES
     shared = {DATA + i for i in range(SHARED_PAGES)}
-    shared |= {SPREAD + i * SPREAD_STEP for i in range(SHARED_PAGES)}
+    shared |= {SPREAD + i * SPREAD_STEP for i in range(SHARED_PAGES + 2)}
     between = pages(trace)[-BATCHES:]  # after the first batch, and so on
     for epoch in between:
         assert epoch.keys() == shared | {CODE, COUNTER}

@@ -77,18 +77,22 @@ static bool is_recorded(struct tracker *tracker, struct tlb *tlb, uint64_t page,
     return true;
 }
 
-void tracker_touch_slowly(struct tracker *tracker, struct tlb *tlb, uint64_t page, unsigned kind)
+void tracker_touch_missed(struct tracker *tracker, struct tlb *tlb, uint64_t page, unsigned kind)
 {
-    uint64_t *plain = tracker->plain;
-
-    if (!plain && is_recorded(tracker, tlb, page, kind))
+    if (is_recorded(tracker, tlb, page, kind))
         return;
     pthread_mutex_lock(&tracker->mutex);
-    if (plain)
-        plain[page / WORD_BITS] |= (uint64_t)1 << page % WORD_BITS;
-    /* The self-check holds the mutex for every access, so that a harvest is at the same moment for
-     * both; the way through TLB and engine stays as it is without. */
-    if (!plain || !is_recorded(tracker, tlb, page, kind))
+    record(tracker, tlb, page, kind);
+    pthread_mutex_unlock(&tracker->mutex);
+}
+
+/* The mutex is held for every access, so that a harvest is at the same moment for the plain bits
+ * and for the rest, which goes the same way as without them. */
+void tracker_touch_checked(struct tracker *tracker, struct tlb *tlb, uint64_t page, unsigned kind)
+{
+    pthread_mutex_lock(&tracker->mutex);
+    tracker->plain[page / WORD_BITS] |= (uint64_t)1 << page % WORD_BITS;
+    if (!tlb_hit(tracker, tlb, page, kind) && !is_recorded(tracker, tlb, page, kind))
         record(tracker, tlb, page, kind);
     pthread_mutex_unlock(&tracker->mutex);
 }

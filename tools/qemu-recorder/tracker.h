@@ -47,19 +47,28 @@ int tracker_init(struct tracker *tracker, uint64_t base_gfn, uint64_t pages, boo
  * `touched` has room for all. With the mutex held. Returns how many. */
 size_t tracker_harvest(struct tracker *tracker, uint32_t *touched);
 
-void tracker_touch_slowly(struct tracker *tracker, struct tlb *tlb, uint64_t page, unsigned kind);
-
-/* A vCPU touches a page (counted from the start of RAM). */
-static inline void tracker_touch(struct tracker *tracker, struct tlb *tlb, uint64_t page,
-                                 unsigned kind)
+/* Whether these kinds of touches are recorded, as far as this TLB knows. */
+static inline bool tlb_hit(const struct tracker *tracker, const struct tlb *tlb, uint64_t page,
+                           unsigned kind)
 {
     uint64_t wanted = p2mfast_tlb_generation(tracker->p2m) << GENERATION_SHIFT | page << KIND_BITS;
     uint64_t differs = tlb->entries[page % TLB_ENTRIES] ^ (wanted | kind);
 
     /* Nothing but kinds that are recorded besides may differ. */
-    if (differs & (~(uint64_t)(P2MFAST_READ | P2MFAST_WRITE | P2MFAST_EXECUTE) | kind) ||
-        tracker->plain)
-        tracker_touch_slowly(tracker, tlb, page, kind);
+    return !(differs & (~(uint64_t)(P2MFAST_READ | P2MFAST_WRITE | P2MFAST_EXECUTE) | kind));
+}
+
+void tracker_touch_missed(struct tracker *tracker, struct tlb *tlb, uint64_t page, unsigned kind);
+void tracker_touch_checked(struct tracker *tracker, struct tlb *tlb, uint64_t page, unsigned kind);
+
+/* A vCPU touches a page (counted from the start of RAM). */
+static inline void tracker_touch(struct tracker *tracker, struct tlb *tlb, uint64_t page,
+                                 unsigned kind)
+{
+    if (tracker->plain)
+        tracker_touch_checked(tracker, tlb, page, kind);
+    else if (!tlb_hit(tracker, tlb, page, kind))
+        tracker_touch_missed(tracker, tlb, page, kind);
 }
 
 /* End QEMU: a recording that is wrong must not look like one. */
