@@ -84,8 +84,10 @@ static inline void read_words(const approach_t *approaches, size_t n, uint64_t *
         ptes[i] = pte_read(approach_word(approaches[i]));
 }
 
-static inline void finish_entries(const struct p2mfast *p2m, const uint64_t *gfns,
-                                  const approach_t *approaches, size_t n, p2mfast_entry_t *entries)
+static inline __attribute__((always_inline)) void finish_entries(const struct p2mfast *p2m,
+                                                                 const uint64_t *gfns,
+                                                                 const approach_t *approaches,
+                                                                 size_t n, p2mfast_entry_t *entries)
 {
     uint64_t ptes[APPROACH_BLOCK];
 
@@ -99,9 +101,9 @@ static inline void finish_entries(const struct p2mfast *p2m, const uint64_t *gfn
             entries[i].access = access_get(p2m, gfns[i]);
 }
 
-static inline void finish_translations(const struct p2mfast *p2m, const uint64_t *ipas,
-                                       unsigned access, const approach_t *approaches, size_t n,
-                                       p2mfast_translation_t *results)
+static inline __attribute__((always_inline)) void
+finish_translations(const struct p2mfast *p2m, const uint64_t *ipas, unsigned access,
+                    const approach_t *approaches, size_t n, p2mfast_translation_t *results)
 {
     const struct geometry *geometry = &p2m->geometry;
     uint64_t granted =
