@@ -69,6 +69,8 @@ unicorn_fill = Extension(
 BuildEmbedding.library_flags = [*flags, "-fPIC", "-fno-lto"]
 
 setup(
-    ext_modules=cythonize([engine, image, limits, unicorn_fill], compiler_directives={"language_level": 3}),
+    ext_modules=cythonize(
+        [engine, image, limits, unicorn_fill], compiler_directives={"language_level": 3}
+    ),
     cmdclass={"build_ext": BuildEmbedding},
 )
