@@ -119,7 +119,8 @@ def test_anything_else_is_a_type_error(cpp: ModuleType, wrong: object) -> None:
 
 
 def test_overloads_are_tried_in_turn(cpp: ModuleType) -> None:
-    assert (cpp.overloaded(pf.P2M()), cpp.overloaded(5)) == ("p2m", "int")
+    for function in (cpp.overloaded, cpp.overloaded_shared):
+        assert (function(pf.P2M()), function(5)) == ("p2m", "int")
 
 
 def test_a_subclass_is_a_p2m(cpp: ModuleType) -> None:
@@ -212,6 +213,23 @@ def test_a_new_one_goes_with_its_last_reference(cpp: ModuleType, make: str) -> N
     references = [weakref.ref(getattr(cpp, make)(40)) for _ in range(3000)]
     assert all(map(gone, references[-1:]))
     assert not any(reference() for reference in references)
+
+
+def test_the_last_reference_goes_in_a_thread_that_python_never_saw(cpp: ModuleType) -> None:
+    ended: list[int] = []
+
+    class Mine(pf.P2M):
+        def __del__(self) -> None:
+            ended.append(self.get_entry(3).mfn)
+
+    mine = Mine()
+    mine.set_entry(3, 1, 0x33)
+    simulator = cpp.Simulator(mine)
+    del mine
+    assert ended == []
+    simulator.drop()
+    assert ended == [0x33]
+    assert simulator.p2m is None
 
 
 def test_it_is_dropped_in_a_thread_without_the_gil(cpp: ModuleType) -> None:

@@ -45,11 +45,15 @@ static void test_facts()
     CHECK(p2m.check().empty());
 
     Tables tables = p2m.tables();
-    std::vector<std::uint64_t> copy(tables.words.size() + 511); /* a part of a row is not used */
+    std::vector<std::uint64_t> copy(tables.words.size());
+    std::vector<std::uint64_t> part(2 * 512 + 511, 7); /* the last 511 are no row */
 
     CHECK_EQUAL(tables.base_mfn << 12 | UINT64_C(1) << 48, p2m.vttbr());
     CHECK_EQUAL(p2m.copy_tables(copy), tables.words.size() / 512);
     CHECK(std::equal(tables.words.begin(), tables.words.end(), copy.begin()));
+    CHECK_EQUAL(p2m.copy_tables(part), copy.size() / 512);
+    CHECK(std::equal(part.begin(), part.begin() + 2 * 512, copy.begin()));
+    CHECK(std::all_of(part.begin() + 2 * 512, part.end(), [](auto word) { return word == 7; }));
 }
 
 static void test_look_ups()
@@ -287,6 +291,23 @@ static void test_a_harvest_that_is_left_loses_nothing()
     CHECK_EQUAL(seen, 20);
 }
 
+static void test_a_harvest_goes_on_past_what_is_no_ram()
+{
+    P2m p2m = got(P2m::create());
+    const std::uint64_t tables = 1500; /* more than one call of p2mfast_harvest goes through */
+    Run buffer[4];
+    std::size_t seen = 0;
+
+    for (std::uint64_t i = 0; i < tables; i++)
+        CHECK(p2m.set_entry(i * BLOCK, 1, 0x9000, Type::MmioDirectDev));
+    CHECK(p2m.set_entry(tables * BLOCK, 1, 0x1000));
+    for (Span<const Run> piece : p2m.harvest(buffer)) {
+        CHECK_EQUAL(piece[0].gfn, tables * BLOCK);
+        seen += piece.size();
+    }
+    CHECK_EQUAL(seen, 1);
+}
+
 static void test_cache_flush()
 {
     P2m p2m = scattered(20);
@@ -409,6 +430,7 @@ void operation_tests()
     RUN(test_accesses);
     RUN(test_harvest);
     RUN(test_a_harvest_that_is_left_loses_nothing);
+    RUN(test_a_harvest_goes_on_past_what_is_no_ram);
     RUN(test_cache_flush);
     RUN(test_mem_access);
     RUN(test_what_is_there);

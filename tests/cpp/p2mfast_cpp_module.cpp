@@ -29,6 +29,11 @@ struct Simulator {
     {
         return p2m.translate(ipa, Rights::Read).value().pa();
     }
+    /* In a thread that Python has never seen. */
+    void drop()
+    {
+        std::thread([this] { p2m = p2mfast::py::P2m(); }).join();
+    }
 
     p2mfast::py::P2m p2m;
 };
@@ -102,12 +107,15 @@ PYBIND11_MODULE(p2mfast_cpp_module, m)
     });
     m.def("overloaded", [](P2mRef) { return "p2m"; });
     m.def("overloaded", [](int) { return "int"; });
+    m.def("overloaded_shared", [](p2mfast::py::P2m) { return "p2m"; });
+    m.def("overloaded_shared", [](int) { return "int"; });
     m.def("call", [](const std::function<py::object(p2mfast::py::P2m)> &function,
                      p2mfast::py::P2m p2m) { return function(p2m); });
     m.def("read_elsewhere", read_elsewhere);
     py::class_<Simulator>(m, "Simulator")
         .def(py::init<p2mfast::py::P2m>())
         .def("read", &Simulator::read, py::call_guard<py::gil_scoped_release>())
+        .def("drop", &Simulator::drop, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("p2m", [](const Simulator &simulator) { return simulator.p2m; });
     py::class_<Borrower>(m, "Borrower")
         .def(py::init<P2mRef>(), py::keep_alive<1, 2>())
