@@ -162,8 +162,7 @@ cdef bint _walk(state_t *state, uint64_t address, unsigned access) noexcept nogi
         state.kind, state.level = block.fault, block.level
         if not state.asks or not _ask(state.owner):
             return False
-        # Whatever it has changed: the translation is as of now.
-        asked, state.generation = True, engine.tlb_generation(state.p2m)
+        asked = True
 
 
 cdef bint _ask(void *owner) noexcept with gil:

@@ -203,6 +203,22 @@ def test_a_fault_that_stays(bits: int, answer: bool) -> None:
 
 
 @BITS
+def test_an_error_is_no_fault_that_was_dealt_with(bits: int) -> None:
+    """An undefined instruction, after a load that faulted."""
+
+    def on_fault(fault: pf.Stage2Fault) -> bool:
+        emulator.p2m.set_entry(fault.ipa >> 12, 1, MFN + 5)
+        return True
+
+    emulator = Emulator(bits, on_fault=on_fault)
+    undefined = 0xE7F000F0 if bits == 32 else 0  # udf #0
+    with pytest.raises(unicorn.UcError):
+        emulator.run((ACCESSES[bits, "r"][0], undefined), RAM + 8, HOLE)
+    assert emulator.register(1) & 0xFFFF_FFFF == number(MFN + 5)
+    assert emulator.fill.faults == 1
+
+
+@BITS
 def test_what_on_fault_raises_comes_out(bits: int) -> None:
     emulator = Emulator(bits, on_fault=lambda fault: 1 // 0)  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):

@@ -56,7 +56,7 @@ class Walker:
         put(self.memory, MEMORY_PA, words)
         for i, value in enumerate(arguments):
             self.core.set_register(i, value)
-        return self.core.run(RAM, until)
+        return self.core.run(RAM, until, max_traps=1000)
 
     def sum(self, ipa: int, nr: int, stride: int = 4096) -> int:
         call = self.run(SUM[self.bits], ipa, stride, nr, 0, 0)
@@ -213,7 +213,7 @@ def test_ram_that_comes_later(bits: int) -> None:
         load(domain, memory, gpa, (gpa >> 20,))
         for i, value in enumerate((gpa, 4096, 2, 0, 0)):
             core.set_register(i, value)
-        core.run(RAM)
+        core.run(RAM, max_traps=100)
         assert core.register(4) == gpa >> 20
 
 
@@ -239,7 +239,7 @@ def test_a_fault_of_stage_1_is_none_of_stage_2() -> None:
     core.uc.reg_write(arm64.UC_ARM64_REG_PSTATE, 0x3C0)
     core.set_register(0, 1 << 60)  # beyond any address
     with pytest.raises(GuestError):
-        core.run(RAM)
+        core.run(RAM, max_traps=10)
     assert [exception.esr >> 26 for exception in seen] == [0x24]
     assert (seen[0].far, domain.stats.aborts) == (1 << 60, {})
 
@@ -290,13 +290,13 @@ def test_thumb_code() -> None:
     load(domain, memory, RAM, (0x7043_2305, 0xF8C0_6841, 0xEE07_3008, 0xDE01_4F56, 0x8009_F7E0))
     core.set_register(0, HOLE)
     with pytest.raises(GuestError, match=f"{RAM + 14:#x}"):
-        core.run(RAM | 1)
+        core.run(RAM | 1, max_traps=10)
     assert seen == [(True, 1, 1), (False, 4, 4), (True, 8, 4)]
     assert (domain.stats.set_way_traps, core.register(1)) == (1, 0x1234)
     core.write("VBAR_EL1", RAM + 0x2000)
     load(domain, memory, RAM + 0x2004, (0xE1B0F00E,))  # movs pc, lr
     core.on_exception = lambda _: not core.inject(inject("undefined", bits=32))
-    call = core.run()
+    call = core.run(max_traps=10)
     assert call is not None
     assert (call.number, core.pc) == (9, RAM + 20)
 
