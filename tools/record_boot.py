@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,12 +35,14 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
+        # All that is missing is told before the work, not after it.
+        replay = None if arguments.no_replay else [_p2mfast(), "replay", str(arguments.out)]
         with contextlib.ExitStack() as stack:
             work = arguments.work or Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="record-boot-"))
             )
             _record(arguments, work)
-        return 0 if arguments.no_replay else _replay(arguments.out)
+        return subprocess.run(replay, check=False).returncode if replay else 0
     except (ToolError, OSError) as error:
         progress(f"error: {error}")
         return 1
@@ -102,7 +105,7 @@ def _size(text: str) -> int:
 
 def _record(arguments: argparse.Namespace, work: Path) -> None:
     board = BOARDS[arguments.arch]
-    qemu = version(board.program)  # before the downloads
+    qemu = version(board.program)
     work.mkdir(parents=True, exist_ok=True)
     work = work.resolve()
     plugin = build(work)
@@ -125,9 +128,13 @@ def _record(arguments: argparse.Namespace, work: Path) -> None:
     progress(f"{arguments.out}: written")
 
 
-def _replay(trace: Path) -> int:
-    command = [sys.executable, "-m", "p2mfast", "replay", str(trace)]
-    return subprocess.run(command, check=False).returncode
+def _p2mfast() -> str:
+    """The command, of this Python's environment if it is there."""
+    beside = Path(sys.executable).with_name("p2mfast")
+    found = str(beside) if beside.exists() else shutil.which("p2mfast")
+    if found is None:
+        raise ToolError("p2mfast is not installed: pip install . (or --no-replay)")
+    return found
 
 
 if __name__ == "__main__":

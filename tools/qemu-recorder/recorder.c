@@ -329,7 +329,7 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
     bool identity;
 
     (void)id;
-    if (!recorder.host) /* QEMU translates one block at a time until there is a second vCPU */
+    if (!recorder.host) /* the first block of the first vCPU: the others are still off */
         recorder.host = find_ram();
     first = page_of(begin);
     second = page_of(end);
