@@ -1,4 +1,4 @@
-"""The plugin, compiled: tools/qemu-recorder and the engine in one shared object."""
+"""The plugin, compiled: tools/qemu-recorder and the engine, as one file, in one shared object."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from amalgamate import amalgamate
 from tooling import ToolError, progress
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,25 +20,23 @@ OPTIONS = (
 )
 
 
-def sources() -> list[Path]:
-    """What the plugin is made of: here alone."""
-    return sorted([*PLUGIN.glob("*.c"), *ENGINE.glob("*.c")])
-
-
 def build(directory: Path) -> Path:
     """Compile the plugin, if what is there is older than its sources."""
     plugin = directory / "recorder.so"
-    headers = [*PLUGIN.glob("*.h"), *ENGINE.rglob("*.h")]
-    newest = max(path.stat().st_mtime for path in [*sources(), *headers])
+    newest = max(
+        path.stat().st_mtime for place in (PLUGIN, ENGINE) for path in place.rglob("*.[ch]")
+    )
     if plugin.exists() and plugin.stat().st_mtime > newest:
         return plugin
     if shutil.which("gcc") is None:
         raise ToolError("gcc is not there: apt install gcc libc6-dev")
     progress("compiling the plugin")
+    engine = directory / "p2mfast.c"
+    engine.write_text(amalgamate("in a recorder"))
+    sources = [*sorted(PLUGIN.glob("*.c")), engine]
     partial = directory / "recorder.so.partial"
-    command = ["gcc", *OPTIONS.split(), f"-I{ENGINE / 'include'}", f"-I{ENGINE}"]
     done = subprocess.run(
-        [*command, "-o", str(partial), *map(str, sources())],
+        ["gcc", *OPTIONS.split(), f"-I{ENGINE / 'include'}", "-o", partial, *sources],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -18,9 +18,11 @@ namespace p2mfast
 namespace detail
 {
 
-template <template <class> class Call, class Host, class = void> struct Has : std::false_type {};
+template <template <class> class Call, class Host, class = void> struct Has : std::false_type {
+};
 template <template <class> class Call, class Host>
-struct Has<Call, Host, std::void_t<Call<Host>>> : std::true_type {};
+struct Has<Call, Host, std::void_t<Call<Host>>> : std::true_type {
+};
 
 template <class Host>
 using TlbInvalidate =
