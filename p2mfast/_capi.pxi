@@ -7,7 +7,7 @@ cdef extern from *:
 
     #define ENTRY(name) p2mfast_##name,
     static p2mfast_capi_t capi = {P2MFAST_ABI_VERSION, sizeof(p2mfast_capi_t), NULL, NULL,
-                                  P2MFAST_CAPI_FUNCTIONS(ENTRY)};
+                                  P2MFAST_FUNCTIONS(ENTRY)};
     #undef ENTRY
     """
     ctypedef struct p2mfast_capi_t:

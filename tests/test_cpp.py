@@ -306,7 +306,7 @@ def test_functions_that_the_installed_engine_has_not(tmp_path: Path) -> None:
         tmp_path,
         {
             "p2mfast.h": (declared, declared + "unsigned p2mfast_tomorrow(void);\n"),
-            "p2mfast_capi.h": ("    X(restore)\n", "    X(restore) X(tomorrow)\n"),
+            "p2mfast_functions.h": ("    X(restore)\n", "    X(restore) X(tomorrow)\n"),
         },
     )
     path = build(tmp_path, headers, written(tmp_path, "of_tomorrow", IMPORTS))

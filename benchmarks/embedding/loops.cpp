@@ -39,7 +39,7 @@ __attribute__((noinline)) static std::uint64_t translate_blocks(P2mRef p2m, Word
 static p2mfast::Api api_of(const p2mfast_capi_t *engine)
 {
 #define ENTRY(name) engine->name,
-    return {P2MFAST_API_FUNCTIONS(ENTRY)};
+    return {P2MFAST_FUNCTIONS(ENTRY)};
 #undef ENTRY
 }
 

@@ -16,7 +16,7 @@
 #define P2MFAST_P2MFAST_CAPI_H
 
 #include <Python.h>
-#include "p2mfast/p2mfast.h"
+#include "p2mfast/p2mfast_functions.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -27,62 +27,6 @@ extern "C" {
 
 #define P2MFAST_CAPSULE "p2mfast._engine._C_API"
 
-/* New functions go to the end: a smaller table is a beginning of a larger one. */
-#define P2MFAST_CAPI_FUNCTIONS(X)                                                                  \
-    X(config_init)                                                                                 \
-    X(abi_version)                                                                                 \
-    X(error_words)                                                                                 \
-    X(create_with_error)                                                                           \
-    X(create)                                                                                      \
-    X(destroy)                                                                                     \
-    X(root_level)                                                                                  \
-    X(root_pages)                                                                                  \
-    X(ipa_bits)                                                                                    \
-    X(pa_bits)                                                                                     \
-    X(vmid)                                                                                        \
-    X(vtcr)                                                                                        \
-    X(vector_loops)                                                                                \
-    X(vttbr)                                                                                       \
-    X(lowest_mapped_gfn)                                                                           \
-    X(max_mapped_gfn)                                                                              \
-    X(get_stats)                                                                                   \
-    X(tables)                                                                                      \
-    X(copy_tables)                                                                                 \
-    X(get_entry)                                                                                   \
-    X(get_entries)                                                                                 \
-    X(translate)                                                                                   \
-    X(translate_many)                                                                              \
-    X(translate_block)                                                                             \
-    X(tlb_generation)                                                                              \
-    X(syndrome)                                                                                    \
-    X(regime)                                                                                      \
-    X(walk_begin)                                                                                  \
-    X(walk_step)                                                                                   \
-    X(walk_abort)                                                                                  \
-    X(set_entry)                                                                                   \
-    X(set_entries)                                                                                 \
-    X(remove_mapping)                                                                              \
-    X(relinquish)                                                                                  \
-    X(invalidate_root)                                                                             \
-    X(resolve_translation_fault)                                                                   \
-    X(resolve_translation_faults)                                                                  \
-    X(harvest)                                                                                     \
-    X(access_many)                                                                                 \
-    X(max_tables)                                                                                  \
-    X(set_max_tables)                                                                              \
-    X(enable_mem_access)                                                                           \
-    X(mem_access_enabled)                                                                          \
-    X(set_mem_access)                                                                              \
-    X(cache_flush_range)                                                                           \
-    X(words)                                                                                       \
-    X(mapped_runs)                                                                                 \
-    X(next_run)                                                                                    \
-    X(check)                                                                                       \
-    X(drain_events)                                                                                \
-    X(pending_events)                                                                              \
-    X(checkpoint)                                                                                  \
-    X(restore)
-
 typedef struct p2mfast_capi {
     uint32_t version; /* P2MFAST_ABI_VERSION */
     uint32_t size;    /* sizeof(p2mfast_capi_t) */
@@ -92,7 +36,7 @@ typedef struct p2mfast_capi {
      * handle is still the caller's. */
     PyObject *(*adopt)(p2mfast_t *p2m);
 #define P2MFAST_CAPI_FIELD(name) P2MFAST_TYPE_OF(p2mfast_##name) * name;
-    P2MFAST_CAPI_FUNCTIONS(P2MFAST_CAPI_FIELD)
+    P2MFAST_FUNCTIONS(P2MFAST_CAPI_FIELD)
 #undef P2MFAST_CAPI_FIELD
 } p2mfast_capi_t;
 

@@ -67,7 +67,7 @@ inline const Api &engine()
 {
     const p2mfast_capi_t &table = capsule();
 #define P2MFAST_API_ENTRY(name) table.name,
-    static const Api api = {P2MFAST_API_FUNCTIONS(P2MFAST_API_ENTRY)};
+    static const Api api = {P2MFAST_FUNCTIONS(P2MFAST_API_ENTRY)};
 #undef P2MFAST_API_ENTRY
 
     return api;

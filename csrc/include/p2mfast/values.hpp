@@ -7,7 +7,7 @@
 #ifndef P2MFAST_VALUES_HPP
 #define P2MFAST_VALUES_HPP
 
-#include "p2mfast/p2mfast.h"
+#include "p2mfast/p2mfast_functions.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -361,63 +361,10 @@ template <class T> auto raw(Span<T> values) -> decltype(&values.data()->raw)
 
 /* ---- The table of functions ------------------------------------------------------------------ */
 
-/* Those of p2mfast.h that the classes call. */
-#define P2MFAST_API_FUNCTIONS(X)                                                                   \
-    X(error_words)                                                                                 \
-    X(create_with_error)                                                                           \
-    X(destroy)                                                                                     \
-    X(root_level)                                                                                  \
-    X(root_pages)                                                                                  \
-    X(ipa_bits)                                                                                    \
-    X(pa_bits)                                                                                     \
-    X(vmid)                                                                                        \
-    X(vtcr)                                                                                        \
-    X(vector_loops)                                                                                \
-    X(vttbr)                                                                                       \
-    X(lowest_mapped_gfn)                                                                           \
-    X(max_mapped_gfn)                                                                              \
-    X(get_stats)                                                                                   \
-    X(tables)                                                                                      \
-    X(copy_tables)                                                                                 \
-    X(get_entry)                                                                                   \
-    X(get_entries)                                                                                 \
-    X(translate)                                                                                   \
-    X(translate_many)                                                                              \
-    X(translate_block)                                                                             \
-    X(tlb_generation)                                                                              \
-    X(syndrome)                                                                                    \
-    X(regime)                                                                                      \
-    X(walk_begin)                                                                                  \
-    X(walk_step)                                                                                   \
-    X(walk_abort)                                                                                  \
-    X(set_entry)                                                                                   \
-    X(set_entries)                                                                                 \
-    X(remove_mapping)                                                                              \
-    X(relinquish)                                                                                  \
-    X(invalidate_root)                                                                             \
-    X(resolve_translation_fault)                                                                   \
-    X(resolve_translation_faults)                                                                  \
-    X(harvest)                                                                                     \
-    X(access_many)                                                                                 \
-    X(max_tables)                                                                                  \
-    X(set_max_tables)                                                                              \
-    X(enable_mem_access)                                                                           \
-    X(mem_access_enabled)                                                                          \
-    X(set_mem_access)                                                                              \
-    X(cache_flush_range)                                                                           \
-    X(words)                                                                                       \
-    X(mapped_runs)                                                                                 \
-    X(next_run)                                                                                    \
-    X(check)                                                                                       \
-    X(drain_events)                                                                                \
-    X(pending_events)                                                                              \
-    X(checkpoint)                                                                                  \
-    X(restore)
-
 /* An engine: its functions. */
 struct Api {
 #define P2MFAST_API_FIELD(name) decltype(&p2mfast_##name) name;
-    P2MFAST_API_FUNCTIONS(P2MFAST_API_FIELD)
+    P2MFAST_FUNCTIONS(P2MFAST_API_FIELD)
 #undef P2MFAST_API_FIELD
 };
 
@@ -426,7 +373,7 @@ struct Api {
 __attribute__((visibility("hidden"))) inline const Api &linked()
 {
 #define P2MFAST_API_ENTRY(name) p2mfast_##name,
-    static constexpr Api table = {P2MFAST_API_FUNCTIONS(P2MFAST_API_ENTRY)};
+    static constexpr Api table = {P2MFAST_FUNCTIONS(P2MFAST_API_ENTRY)};
 #undef P2MFAST_API_ENTRY
     return table;
 }
