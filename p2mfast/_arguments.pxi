@@ -300,6 +300,37 @@ cdef object _restored(object checkpoint):
     return _adopt(handle)
 
 
+cdef p2mfast_t *_created(p2mfast_config_t *config, object ipa_bits, object vmid, object pa_bits,
+                         object max_tables, object table_base_mfn) except NULL:
+    """A P2M's handle; `config` gets what was asked for."""
+    cdef p2mfast_t *handle = NULL
+    cdef int error = P2MFAST_ERROR_TABLE_BASE
+    cdef uint64_t ipa = _u64(ipa_bits, "ipa_bits")
+    cdef uint64_t pa = _u64(pa_bits, "pa_bits")
+    cdef uint64_t identifier = _u64(vmid, "vmid")
+    if identifier > 0xFFFF:
+        raise ValueError(f"vmid must be from 0 to 65535, not {vmid!r}")
+    config.ipa_bits = <unsigned>ipa if ipa < 256 else 0  # 0: refused
+    config.pa_bits = <unsigned>pa if pa < 256 else 0
+    config.vmid = <unsigned>identifier
+    if max_tables is not None:
+        config.max_tables = _u64(max_tables, "max_tables")
+    if table_base_mfn is not None:
+        config.table_base_mfn = _u64(table_base_mfn, "table_base_mfn")
+    if table_base_mfn is None or config.table_base_mfn != P2MFAST_INVALID_MFN:
+        handle = p2mfast_create_with_error(config, &error)
+    if error == P2MFAST_ERROR_IPA_BITS:
+        raise ValueError(f"ipa_bits must be one of 32, 36, 40, 42, 44, 48, not {ipa_bits!r}")
+    if error == P2MFAST_ERROR_PA_BITS:
+        raise ValueError(f"pa_bits must be one of 32, 36, 40, 42, 44, 48, not {pa_bits!r}")
+    if error == P2MFAST_ERROR_TABLE_BASE:
+        raise ValueError(f"table_base_mfn {table_base_mfn!r}: the root tables must lie inside"
+                         f" pa_bits ({pa_bits}) and be aligned to their number")
+    if error:
+        raise MemoryError("the address range for the tables cannot be reserved")
+    return handle
+
+
 # ---- Findings ----
 
 cdef dict _FINDINGS = {

@@ -98,35 +98,10 @@ cdef class P2M:
 
     def __cinit__(self, ipa_bits=40, *, vmid=1, pa_bits=48, max_tables=None, table_base_mfn=None):
         cdef p2mfast_config_t config
-        cdef int error = 0
         if ipa_bits is _ADOPTED:
             return
-        cdef uint64_t ipa = _u64(ipa_bits, "ipa_bits")
-        cdef uint64_t pa = _u64(pa_bits, "pa_bits")
-        cdef uint64_t identifier = _u64(vmid, "vmid")
-        if identifier > 0xFFFF:
-            raise ValueError(f"vmid must be from 0 to 65535, not {vmid!r}")
         p2mfast_config_init(&config)
-        config.ipa_bits = <unsigned>ipa if ipa < 256 else 0  # 0: refused
-        config.pa_bits = <unsigned>pa if pa < 256 else 0
-        config.vmid = <unsigned>identifier
-        config.max_tables = (P2MFAST_UNLIMITED if max_tables is None
-                             else _u64(max_tables, "max_tables"))
-        config.table_base_mfn = (P2MFAST_INVALID_MFN if table_base_mfn is None
-                                 else _u64(table_base_mfn, "table_base_mfn"))
-        if table_base_mfn is not None and config.table_base_mfn == P2MFAST_INVALID_MFN:
-            error = P2MFAST_ERROR_TABLE_BASE
-        else:
-            self._p2m = p2mfast_create_with_error(&config, &error)
-        if error == P2MFAST_ERROR_IPA_BITS:
-            raise ValueError(f"ipa_bits must be one of 32, 36, 40, 42, 44, 48, not {ipa_bits!r}")
-        if error == P2MFAST_ERROR_PA_BITS:
-            raise ValueError(f"pa_bits must be one of 32, 36, 40, 42, 44, 48, not {pa_bits!r}")
-        if error == P2MFAST_ERROR_TABLE_BASE:
-            raise ValueError(f"table_base_mfn {table_base_mfn!r}: the root tables must lie inside"
-                             f" pa_bits ({pa_bits}) and be aligned to their number")
-        if error:
-            raise MemoryError("the address range for the tables cannot be reserved")
+        self._p2m = _created(&config, ipa_bits, vmid, pa_bits, max_tables, table_base_mfn)
         self.ipa_bits = config.ipa_bits
         self.pa_bits = config.pa_bits
         self.vmid = config.vmid
