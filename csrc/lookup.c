@@ -123,6 +123,23 @@ void lookup_translation(const struct p2mfast *p2m, uint64_t ipa, unsigned access
     } while (p2m_read_retry(p2m, sequence));
 }
 
+/* Most walks end at a page, and without a step that can fail: then this is all of it. */
+static inline bool ends_at_page(const struct p2mfast *p2m, uint64_t gfn, unsigned access,
+                                p2mfast_tlb_entry_t *entry)
+{
+    const struct geometry *geometry = &p2m->geometry;
+    approach_t last = approach_last(&p2m->ground, WALK_MMU, gfn, geometry->root_level);
+    struct walk walk = {.gfn = gfn, .level = LEAF_LEVEL};
+
+    if (last & APPROACH_LEVEL)
+        return false;
+    walk.pte = pte_read(approach_word(last));
+    if (~walk.pte & (PTE_VALID | PTE_TABLE) || (walk.pte & PTE_ADDRESS) >> geometry->pa_bits)
+        return false;
+    set_block(geometry, &walk, access, entry);
+    return true;
+}
+
 int p2mfast_translate_block(const p2mfast_t *p2m, uint64_t ipa, unsigned access,
                             p2mfast_tlb_entry_t *entry)
 {
@@ -140,6 +157,8 @@ int p2mfast_translate_block(const p2mfast_t *p2m, uint64_t ipa, unsigned access,
     }
     do {
         sequence = p2m_read_begin(p2m);
+        if (ends_at_page(p2m, gfn, access, entry))
+            continue;
         if (p2m_walk(p2m, WALK_MMU, gfn, &walk) == WALK_LEAF)
             set_block(geometry, &walk, access, entry);
         else
