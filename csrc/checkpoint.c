@@ -173,8 +173,8 @@ static bool fits(const struct hosted *hosted, const struct header *header)
     bool empty = header->lowest_mapped_gfn == P2MFAST_INVALID_GFN;
 
     return header->rows >= hosted->p2m.geometry.root_pages &&
-           header->rows <= hosted->arena.frames && header->tables <= header->max_tables &&
-           header->max_mapped_gfn < limit && (empty || header->lowest_mapped_gfn <= limit);
+           header->tables <= header->max_tables && header->max_mapped_gfn < limit &&
+           (empty || header->lowest_mapped_gfn <= limit);
 }
 
 static void take_header(struct p2mfast *p2m, const struct header *header)
@@ -265,6 +265,8 @@ p2mfast_t *p2mfast_restore(const void *buffer, size_t size, const p2mfast_config
     }
     if (hosted) {
         result = fits(hosted, &header) ? 0 : P2MFAST_ERROR_CHECKPOINT;
+        if (!result && header.rows > hosted->arena.frames)
+            result = P2MFAST_ERROR_TABLES;
         take_header(&hosted->p2m, &header);
         if (!result)
             result = take_tables(hosted, &header, accesses + header.accesses * ACCESS_RECORD_BYTES);

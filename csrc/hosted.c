@@ -141,13 +141,13 @@ static uint64_t default_base(unsigned pa_bits)
     return (uint64_t)1 << ((pa_bits < 40 ? pa_bits : 40) - 1 - PAGE_SHIFT);
 }
 
-/* Frames to reserve: no more than the space, the quota or MAX_ARENA_BYTES can use. 0: the base is
- * misaligned or the root tables do not fit behind it. */
+/* Frames to reserve: no more than the space or MAX_ARENA_BYTES can use; the quota may be raised. 0:
+ * the base is misaligned or the root tables do not fit behind it. */
 static uint64_t frames_to_reserve(const struct geometry *geometry, const p2mfast_config_t *config,
                                   uint64_t base)
 {
     uint64_t physical = (uint64_t)1 << (config->pa_bits - PAGE_SHIFT);
-    uint64_t tables = min_u64(geometry_all_tables(geometry), config->max_tables);
+    uint64_t tables = geometry_all_tables(geometry);
     uint64_t most = config->table_memory ? config->table_frames : MAX_ARENA_BYTES / TABLE_BYTES;
     uint64_t frames = min_u64(tables + geometry->root_pages, most);
 

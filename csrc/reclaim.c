@@ -24,7 +24,7 @@ static void push_retired(struct p2mfast *p2m, uint64_t *table)
 {
     __atomic_store_n(&table[0], (p2m->retired + 1) << PAGE_SHIFT, __ATOMIC_RELAXED);
     p2m->retired = (uint64_t)(table - p2m->platform.memory) / TABLE_WORDS;
-    p2m->stats.tables--;
+    __atomic_store_n(&p2m->stats.tables, p2m->stats.tables - 1, __ATOMIC_RELAXED);
 }
 
 void p2m_retire_table(struct p2mfast *p2m, uint64_t *table, int level, uint64_t gfn)

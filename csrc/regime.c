@@ -55,6 +55,10 @@ int p2mfast_walk_begin(p2mfast_walk_t *walk, const p2mfast_regime_t *regime, uin
         walk->result.fault = P2MFAST_FAULT_TRANSLATION;
         return 0;
     }
+    if (regime->root >> regime->pa_bits) { /* beyond the output size: the same level */
+        walk->result.fault = P2MFAST_FAULT_ADDRESS_SIZE;
+        return 0;
+    }
     return ask(walk, regime->root);
 }
 

@@ -37,14 +37,14 @@ int p2mfast_syndrome(unsigned fault, int level, uint64_t ipa, unsigned access, u
     uint64_t iss;
 
     if (!fault || fault >= sizeof(status) || level < 0 || level > LEAF_LEVEL || !access ||
-        access > 7 || flags & ~KNOWN_FLAGS || ipa >> bits)
+        access > 7 || flags & ~KNOWN_FLAGS || (flags & P2MFAST_CACHE_OP && fetch) || ipa >> bits)
         return P2MFAST_ERROR_ARGUMENT;
-    if (flags & P2MFAST_AARCH32 && level == 0)
+    if (flags & P2MFAST_AARCH32 && level == 0 && fault == P2MFAST_FAULT_TRANSLATION)
         level = 1;
     iss = status[fault] | (uint64_t)level;
     if (flags & P2MFAST_STAGE1_WALK)
         iss |= ISS_S1PTW;
-    if (flags & P2MFAST_CACHE_OP && !fetch)
+    if (flags & P2MFAST_CACHE_OP)
         iss |= ISS_CM | ISS_WNR;
     if (access == P2MFAST_WRITE)
         iss |= ISS_WNR;

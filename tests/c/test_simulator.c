@@ -382,6 +382,11 @@ static void test_a_walk_that_cannot_go_on(void)
                 P2MFAST_ERROR_TABLE_BASE);
     CHECK_EQUAL(p2mfast_regime(0, 0x80003558 | 1 << 14, 0, &regime), P2MFAST_ERROR_IPA_BITS);
     CHECK_EQUAL(p2mfast_regime(0, 0x80003558, 41, &regime), P2MFAST_ERROR_PA_BITS);
+    /* Root tables beyond the output size are not read. */
+    CHECK_EQUAL(p2mfast_regime((uint64_t)1 << 40, 0x80003558, 36, &regime), 0);
+    CHECK_EQUAL(p2mfast_walk_begin(&walk, &regime, 5 * PAGE, 1), 0);
+    CHECK_EQUAL(walk.result.fault, P2MFAST_FAULT_ADDRESS_SIZE);
+    CHECK_EQUAL(walk.result.level, 0);
     p2mfast_destroy(p2m);
 }
 
@@ -402,6 +407,7 @@ static const struct {
     {P2MFAST_FAULT_TRANSLATION, 1, P2MFAST_STAGE1_WALK, 3, 0, 0x92000087, 0},
     {P2MFAST_FAULT_TRANSLATION, 4, P2MFAST_STAGE1_WALK, 3, 0, 0x82000087, 0},
     {P2MFAST_FAULT_TRANSLATION, 1, P2MFAST_CACHE_OP, 3, 0, 0x92000147, 0},
+    {P2MFAST_FAULT_ADDRESS_SIZE, 1, P2MFAST_AARCH32, 0, 0, 0x92000000, 0},
     {P2MFAST_FAULT_TRANSLATION, 1, P2MFAST_AARCH32, 0, 0xff12345678, 0x92000005, 0xff123450},
 };
 
@@ -422,6 +428,7 @@ static void test_syndromes(void)
     CHECK_EQUAL(p2mfast_syndrome(1, -1, 0, 1, 0, &got), P2MFAST_ERROR_ARGUMENT);
     CHECK_EQUAL(p2mfast_syndrome(1, 3, 0, 0, 0, &got), P2MFAST_ERROR_ARGUMENT);
     CHECK_EQUAL(p2mfast_syndrome(1, 3, 0, 1, 8, &got), P2MFAST_ERROR_ARGUMENT);
+    CHECK_EQUAL(p2mfast_syndrome(1, 3, 0, 4, P2MFAST_CACHE_OP, &got), P2MFAST_ERROR_ARGUMENT);
     CHECK_EQUAL(p2mfast_syndrome(1, 3, (uint64_t)1 << 52, 1, 0, &got), P2MFAST_ERROR_ARGUMENT);
     CHECK_EQUAL(p2mfast_syndrome(1, 3, (uint64_t)1 << 40, 1, P2MFAST_AARCH32, &got),
                 P2MFAST_ERROR_ARGUMENT);
@@ -563,11 +570,34 @@ static void test_a_checkpoint_in_own_memory(void)
     config = in_memory(40);
     config.table_frames = 2;
     CHECK(!p2mfast_restore(buffer, size, &config, &error));
-    CHECK_EQUAL(error, P2MFAST_ERROR_CHECKPOINT);
+    CHECK_EQUAL(error, P2MFAST_ERROR_TABLES);
     config.size = 8;
     CHECK(!p2mfast_restore(buffer, size, &config, &error));
     CHECK_EQUAL(error, P2MFAST_ERROR_ABI);
     CHECK(guards_stand());
+}
+
+/* The quota at creation is no limit for later ones, nor for tables that are free by then. */
+static void test_quotas_that_change(void)
+{
+    p2mfast_config_t config = P2MFAST_CONFIG_DEFAULT;
+    p2mfast_t *p2m;
+    p2mfast_t *copy;
+    int error = 9;
+
+    config.max_tables = 2;
+    p2m = p2mfast_create(&config);
+    CHECK_EQUAL(p2mfast_set_max_tables(p2m, P2MFAST_UNLIMITED), 0);
+    for (uint64_t i = 0; i < 50; i++)
+        CHECK_EQUAL(p2mfast_set_entry(p2m, i << 18, 1, i, P2MFAST_RAM_RW, P2MFAST_ACCESS_RWX, 0),
+                    0);
+    CHECK_EQUAL(p2mfast_set_entry(p2m, 0, (uint64_t)50 << 18, P2MFAST_INVALID_MFN, 0, 0, 0), 0);
+    CHECK_EQUAL(p2mfast_set_max_tables(p2m, 4), 0);
+    copy = p2mfast_restore(buffer, p2mfast_checkpoint(p2m, buffer, sizeof(buffer)), NULL, &error);
+    CHECK_EQUAL(error, 0);
+    CHECK(copy && p2mfast_max_tables(copy) == 4);
+    p2mfast_destroy(copy);
+    p2mfast_destroy(p2m);
 }
 
 /* Cut off anywhere, or with any bytes changed: an error, or a P2M that is sound. */
@@ -613,6 +643,7 @@ int main(void)
     RUN(test_runs_one_by_one);
     RUN(test_checkpoints);
     RUN(test_a_checkpoint_in_own_memory);
+    RUN(test_quotas_that_change);
     RUN(test_hostile_checkpoints);
     return harness_finish();
 }

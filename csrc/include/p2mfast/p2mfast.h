@@ -152,14 +152,16 @@ typedef struct p2mfast_config {
      * P2MFAST_INVALID_MFN: the engine picks. It must be given with table_memory. */
     uint64_t table_base_mfn;
     /* Where the tables lie: table_frames frames of 4 KiB, 8-byte aligned, that the embedder keeps
-     * until the P2M is destroyed and writes nothing to; they need not be cleared. NULL: the engine
-     * takes memory of its own. */
+     * until the P2M is destroyed; they need not be cleared. Nothing else may write there, the
+     * simulated machine neither: tables that are free are chained in it, and that is trusted. NULL:
+     * the engine takes memory of its own. */
     void *table_memory;
     uint64_t table_frames;
 
     void *context; /* handed to the functions below, each of which may be NULL */
     /* Called for every TLB invalidation, before the call that made it due goes on; then none is
-     * queued as an event. It runs under the P2M's lock, and must not call the P2M. */
+     * queued as an event (removals of foreign mappings still are: drain them if there are any). It
+     * runs under the P2M's lock, and must not call the P2M. */
     void (*tlb_invalidate)(void *context, const p2mfast_invalidation_t *invalidation);
     /* Memory for the handle and for bookkeeping, aligned as malloc's; NULL: there is none. Both or
      * neither. */
@@ -289,7 +291,7 @@ typedef struct p2mfast_stats {
 
 enum p2mfast_event_kind {
     P2MFAST_EVENT_TLB_INVALIDATE = 1,  /* gfn, nr: translations to forget */
-    P2MFAST_EVENT_MAPPING_REMOVED = 2, /* gfn, nr, mfn, type: a counted mapping went */
+    P2MFAST_EVENT_MAPPING_REMOVED = 2, /* gfn, nr, mfn, type: a mapping of a foreign type went */
 };
 
 typedef struct p2mfast_event {
@@ -366,8 +368,9 @@ uint64_t p2mfast_tlb_generation(const p2mfast_t *p2m);
 /* A fault (enum p2mfast_fault) at this level, in the registers of EL2 (Arm ARM D19.2, ESR_EL2 and
  * HPFAR_EL2). `access`: of P2MFAST_READ... those that were refused; WnR is set where that is
  * writing alone. An address beyond the input size is a fault of level 0 in AArch64, of level 1 in
- * AArch32: level 0 is made 1 there. P2MFAST_ERROR_ARGUMENT: no such fault, level, access or flags,
- * or an IPA that HPFAR cannot hold. */
+ * AArch32: that level 0 is made 1. With P2MFAST_STAGE1_WALK `access` is the guest's, not the
+ * walk's. P2MFAST_ERROR_ARGUMENT: no such fault, level, access or flags, or an IPA that HPFAR
+ * cannot hold. */
 int p2mfast_syndrome(unsigned fault, int level, uint64_t ipa, unsigned access, unsigned flags,
                      p2mfast_syndrome_t *syndrome);
 
