@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +13,8 @@ from p2mfast import __version__
 from p2mfast.plot import MatplotlibMissing
 
 USAGE_ERROR = 2
-INTERRUPTED = 130  # as a shell tells it
+INTERRUPTED = 130  # SIGINT and SIGPIPE, as a shell tells them
+CUT_SHORT = 141
 
 _COMMANDS = {
     "replay": "replay recorded boots of real guests under Set/Way policies",
@@ -50,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         return INTERRUPTED
+    except (BrokenPipeError, SystemExit):  # the reader has seen enough, as head; rich would exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return CUT_SHORT
     except (ValueError, TypeError, OSError, MemoryError, MatplotlibMissing) as error:
         print(f"p2mfast: {error}", file=sys.stderr)
         return USAGE_ERROR

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html.parser
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +171,22 @@ def test_addresses_are_never_cut_off(tmp_path: Path, capsys: pytest.CaptureFixtu
     _, out = printed(capsys, str(tmp_path / "wide.elf"))
     words = f"{last << 12:#x} {last - 1 << 12:#x} 4 KiB mmio_direct_dev rw- nGnRE OSH".split()
     assert any(line.split()[:8] == words for line in out.splitlines())
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    """As `p2mfast inspect ... | head`: no words about it."""
+    p2m = pf.P2M(40)
+    gfns = np.arange(20_000, dtype=np.uint64)
+    p2m.set_entries(gfns, gfns * 7)
+    pf.image.save(p2m, tmp_path / "many.elf")
+    command = [sys.executable, "-m", "p2mfast", "inspect", "--all", str(tmp_path / "many.elf")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    ) as process:
+        assert process.stdout.readline() == os.fsencode(tmp_path / "many.elf") + b"\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141
 
 
 def test_names_that_no_encoding_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
