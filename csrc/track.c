@@ -47,64 +47,77 @@ static void set_valid_group(struct p2mfast *p2m, uint64_t *table, struct span pa
     }
 }
 
-/* Make what is mapped at gfn reachable. The invalid state of a table entry is pushed down to all
- * its children first, and the topmost entry becomes valid last: until then no walk can come by, so
- * nothing below can be cached and no invalidation is due. Returns the level of its leaf, whose
- * table is *table, or a negative number where nothing is mapped. */
-static int resolve_page(struct p2mfast *p2m, uint64_t gfn, uint64_t **table)
+/* The way to a page: each descriptor on it, read once, and where it lies. */
+struct way {
+    uint64_t *words[LEVELS];
+    uint64_t ptes[LEVELS];
+    uint64_t *table; /* the last one */
+    int leaf;        /* its level */
+    int armed;       /* the first level whose bit 0 is clear; behind the leaf: none is */
+};
+
+/* False: nothing is mapped there, or the tree is corrupt. */
+static bool find_way(const struct p2mfast *p2m, uint64_t gfn, struct way *way)
 {
     const struct geometry *geometry = &p2m->geometry;
-    uint64_t *words[LEVELS];
-    int level = geometry->root_level;
+    uint64_t *table = p2m->root;
 
-    *table = p2m->root;
-    for (;; level++) {
-        uint64_t pte;
+    way->armed = LEAF_LEVEL + 1;
+    for (int level = geometry->root_level;; level++) {
+        uint64_t *word = table + level_index(geometry, level, gfn);
+        uint64_t pte = pte_read(word);
 
-        words[level - MIN_LEVEL] = *table + level_index(geometry, level, gfn);
-        pte = pte_read(words[level - MIN_LEVEL]);
         if (!pte_is_present(geometry, pte))
-            return -1;
-        if (!pte_is_table(pte, level))
-            break;
-        *table = p2m_next_table(p2m, pte);
-        if (!*table) /* a corrupt tree */
-            return -1;
+            return false;
+        way->words[level - MIN_LEVEL] = word;
+        way->ptes[level - MIN_LEVEL] = pte;
+        if (!pte_is_valid(pte) && level < way->armed)
+            way->armed = level;
+        if (!pte_is_table(pte, level)) {
+            way->table = table;
+            way->leaf = level;
+            return true;
+        }
+        table = p2m_next_table(p2m, pte);
+        if (!table)
+            return false;
     }
-    for (int at = geometry->root_level; at < level; at++) {
-        uint64_t pte = pte_read(words[at - MIN_LEVEL]);
+}
 
-        if (!pte_is_valid(pte))
-            p2m_break(p2m, p2m_next_table(p2m, pte), TABLE_WORDS, ~PTE_VALID, span_of(gfn, 1),
-                      INVALIDATE_NOTHING);
-    }
-    for (int at = level; at >= geometry->root_level; at--) {
-        uint64_t pte = pte_read(words[at - MIN_LEVEL]);
-
-        if (!pte_is_valid(pte))
-            set_valid(p2m, words[at - MIN_LEVEL], pte);
-    }
-    return level;
+/* Make its page reachable. The invalid state of a table entry is pushed down to all its children
+ * first, and so on down the way; the topmost entry becomes valid last: until then no walk can come
+ * by, so nothing below can be cached and no invalidation is due. */
+static void open_way(struct p2mfast *p2m, uint64_t gfn, const struct way *way)
+{
+    for (int level = way->armed; level < way->leaf; level++)
+        p2m_break(p2m, p2m_next_table(p2m, way->ptes[level - MIN_LEVEL]), TABLE_WORDS, ~PTE_VALID,
+                  span_of(gfn, 1), INVALIDATE_NOTHING);
+    for (int level = way->leaf; level >= way->armed; level--)
+        set_valid(p2m, way->words[level - MIN_LEVEL], way->ptes[level - MIN_LEVEL]);
 }
 
 static bool resolve_path(struct p2mfast *p2m, uint64_t gfn, unsigned order)
 {
     uint64_t end = min_u64(next_boundary(gfn, order), p2m->geometry.gfn_limit);
-    uint64_t *table;
-    struct walk walk;
+    struct way way;
 
-    if (resolve_page(p2m, gfn, &table) < 0)
+    if (!find_way(p2m, gfn, &way))
         return false;
-    if (!order)
-        return true;
-    for (uint64_t at = align_down(gfn, order); at < end;) {
-        int level = resolve_page(p2m, at, &table);
+    open_way(p2m, gfn, &way);
+    p2m->stats.resolved++;
+    if (way.armed <= way.leaf) /* else it was stale: nothing was left to do */
+        p2m->stats.resolved_levels[way.armed]++;
+    for (uint64_t at = align_down(gfn, order); order && at < end;) {
+        bool mapped = find_way(p2m, at, &way);
+        struct walk walk;
 
-        if (level == LEAF_LEVEL) { /* and its neighbours in that table, at once */
+        if (mapped)
+            open_way(p2m, at, &way);
+        if (mapped && way.leaf == LEAF_LEVEL) { /* and its neighbours in that table, at once */
             struct span rest = {
                 at, min_u64(end, next_boundary(at, level_order(&p2m->geometry, LEAF_LEVEL - 1)))};
 
-            set_valid_group(p2m, table, rest);
+            set_valid_group(p2m, way.table, rest);
             at = rest.end;
             continue;
         }
@@ -158,12 +171,14 @@ static bool resolve_level(struct p2mfast *p2m, uint64_t gfn, unsigned order)
 static bool resolve(struct p2mfast *p2m, uint64_t gfn, unsigned depth, unsigned order)
 {
     struct walk walk;
-    bool faults = p2m_walk(p2m, WALK_MMU, gfn, &walk) == WALK_FAULT;
-    bool resolved = depth == P2MFAST_DEPTH_PATH ? resolve_path(p2m, gfn, order)
-                                                : resolve_level(p2m, gfn, order);
+    bool faults, resolved;
 
+    if (depth == P2MFAST_DEPTH_PATH)
+        return resolve_path(p2m, gfn, order);
+    faults = p2m_walk(p2m, WALK_MMU, gfn, &walk) == WALK_FAULT;
+    resolved = resolve_level(p2m, gfn, order);
     p2m->stats.resolved += resolved;
-    if (faults && resolved) /* else it was stale: nothing was left to do */
+    if (faults && resolved)
         p2m->stats.resolved_levels[walk.level]++;
     return resolved;
 }

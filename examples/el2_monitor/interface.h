@@ -117,7 +117,6 @@ enum monitor_state { STATE_NONE, STATE_RUNNING, STATE_POWERED_OFF, STATE_RESET, 
 struct vcpu_report {
     uint64_t resolved;       /* stage-2 faults */
     uint64_t resolve_cycles; /* their handling, from EL2's vector to the return */
-    uint64_t stale;          /* faults that another vCPU had resolved by then */
     uint64_t injected;       /* aborts and undefined instructions that the guest got */
     uint64_t set_ways;       /* trapped */
     uint64_t set_way_cycles; /* without the flushes */
@@ -148,6 +147,7 @@ struct report {
     uint64_t tables;      /* live stage-2 tables besides the roots, at the end */
     uint64_t mappings[4]; /* leaves by level, at the end */
     uint64_t tlb_flushes;
+    uint64_t stale;       /* of the resolved faults: another vCPU had resolved the same before */
     uint64_t interrupted; /* sum over the flushes */
     uint64_t panic[4];    /* STATE_PANICKED: vCPU, ESR_EL2, ELR_EL2, FAR_EL2 */
     struct vcpu_report vcpu[MAX_VCPUS];

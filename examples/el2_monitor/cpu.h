@@ -1,0 +1,51 @@
+/*
+ * The core's own instructions: system registers, barriers, counters, caches.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef EL2_MONITOR_CPU_H
+#define EL2_MONITOR_CPU_H
+
+#include <stdint.h>
+
+#define READ_REGISTER(name)                                                                        \
+    ({                                                                                             \
+        uint64_t value_;                                                                           \
+        __asm__ volatile("mrs %0, " #name : "=r"(value_)::"memory");                               \
+        value_;                                                                                    \
+    })
+#define WRITE_REGISTER(name, value)                                                                \
+    __asm__ volatile("msr " #name ", %0" ::"r"((uint64_t)(value)) : "memory")
+
+/* For the oracle beside QEMU (interface.h); a NOP for everybody else. */
+#define MARK(number) __asm__ volatile("hint %0" ::"i"(number) : "memory")
+
+static inline void isb(void)
+{
+    __asm__ volatile("isb" ::: "memory");
+}
+
+/* Stores to descriptors are seen by the table walkers of all cores behind this. */
+static inline void publish(void)
+{
+    __asm__ volatile("dsb ishst" ::: "memory");
+}
+
+static inline void wait_for_maintenance(void)
+{
+    __asm__ volatile("dsb ish" ::: "memory");
+}
+
+static inline uint64_t ticks(void)
+{
+    isb(); /* else the counter may be read early */
+    return READ_REGISTER(cntpct_el0);
+}
+
+/* Instructions, where QEMU counts them (-icount shift=0) and the counter is on; else 0. */
+static inline uint64_t cycles(void)
+{
+    return READ_REGISTER(pmccntr_el0);
+}
+
+#endif
