@@ -16,9 +16,16 @@
 #define HCR_APK ((uint64_t)1 << 40) /* pointer authentication is the guest's */
 #define HCR_API ((uint64_t)1 << 41)
 
-#define CPTR_NO_TRAPS 0x33ff /* RES1: floating point is the guest's */
-#define CNTHCTL_EL1PCTEN 1   /* so are the physical counter */
-#define CNTHCTL_EL1PCEN 2    /* and timer */
+/* CPTR_EL2: floating point and vectors are the guest's. TZ and TSM are RES1 on cores that do not
+ * have the extensions. */
+#define CPTR_RES1 0x32ff
+#define CPTR_TZ (1 << 8)
+#define CPTR_TSM (1 << 12)
+#define VECTOR_LENGTH_MOST 0xf /* ZCR_EL2, SMCR_EL2 */
+#define SMCR_FA64 ((uint64_t)1 << 31)
+
+#define CNTHCTL_EL1PCTEN 1 /* so are the physical counter */
+#define CNTHCTL_EL1PCEN 2  /* and timer */
 
 /* Registers of EL1 as a core has them at reset: MMU and caches off, little-endian. */
 #define SCTLR_EL1_RESET 0x30d00800
@@ -31,11 +38,14 @@
 
 #define PMCR_ENABLE 1
 #define PMCR_CYCLES_64 0x40
+#define PMCR_N_SHIFT 11 /* event counters: all of them the guest's, in MDCR_EL2.HPMN */
+#define PMCR_N_MASK 0x1f
 #define PMCNTEN_CYCLES ((uint64_t)1 << 31)
 #define PMCCFILTR_EL2_TOO ((uint64_t)1 << 27)
 
 #define PFR0_GIC_SHIFT 24
-
+#define PFR0_SVE_SHIFT 32
+#define PFR1_SME_SHIFT 24
 #define ICC_SRE_ALL 0xf /* the GICv3's CPU interface by system registers, EL1's too */
 
 struct vcpu vcpus[MAX_VCPUS];
@@ -75,10 +85,24 @@ static void count_cycles(void)
     WRITE_REGISTER(pmcr_el0, PMCR_ENABLE | PMCR_CYCLES_64);
 }
 
+/* SVE and SME, by the registers' numbers: assemblers that are older do not know their names. */
+static void give_vectors(void)
+{
+    bool sve = READ_REGISTER(id_aa64pfr0_el1) >> PFR0_SVE_SHIFT & 0xf;
+    bool sme = READ_REGISTER(id_aa64pfr1_el1) >> PFR1_SME_SHIFT & 0xf;
+
+    WRITE_REGISTER(cptr_el2, (CPTR_RES1 & ~CPTR_TSM) | (sve ? 0 : CPTR_TZ) | (sme ? 0 : CPTR_TSM));
+    isb();
+    if (sve)
+        WRITE_REGISTER(s3_4_c1_c2_0, VECTOR_LENGTH_MOST); /* ZCR_EL2 */
+    if (sme)
+        WRITE_REGISTER(s3_4_c1_c2_6, SMCR_FA64 | VECTOR_LENGTH_MOST); /* SMCR_EL2 */
+}
+
 /* What is not Set/Way's business is the guest's. */
 static void set_up_el2(const struct vcpu *vcpu)
 {
-    WRITE_REGISTER(cptr_el2, CPTR_NO_TRAPS);
+    give_vectors();
     WRITE_REGISTER(hstr_el2, 0);
     WRITE_REGISTER(cnthctl_el2, CNTHCTL_EL1PCTEN | CNTHCTL_EL1PCEN);
     WRITE_REGISTER(cntvoff_el2, 0);
@@ -86,9 +110,10 @@ static void set_up_el2(const struct vcpu *vcpu)
     WRITE_REGISTER(vmpidr_el2, READ_REGISTER(mpidr_el1));
     if (READ_REGISTER(id_aa64pfr0_el1) >> PFR0_GIC_SHIFT & 0xf)
         WRITE_REGISTER(s3_4_c12_c9_5, ICC_SRE_ALL);
+    WRITE_REGISTER(mdcr_el2, READ_REGISTER(pmcr_el0) >> PMCR_N_SHIFT & PMCR_N_MASK);
     WRITE_REGISTER(tpidr_el2, vcpu);
-    trap_vm_registers(vcpu);
     stage2_enter();
+    trap_vm_registers(vcpu); /* and stage 2 is on */
 }
 
 static _Noreturn void start_guest(struct vcpu *vcpu, struct frame *frame, uint64_t entry)
