@@ -11,7 +11,16 @@ from amalgamate import amalgamate
 from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
-HEADERS = HERE.parent / "csrc" / "include" / "p2mfast"
+ROOT = HERE.parent
+HEADERS = ROOT / "csrc" / "include" / "p2mfast"
+
+METAL = {
+    "el2_monitor": "examples/el2_monitor",
+    "csrc": "csrc",
+    "tools/fetch_guest.py": "tools/fetch_guest.py",
+    "tools/tooling": "tools/tooling",
+}
+"""What `p2mfast metal` compiles and runs: the place in the package's src/, and in the tree."""
 
 
 class BuildEmbedding(build_ext):
@@ -34,8 +43,19 @@ class BuildEmbedding(build_ext):
         source = package / "src" / "p2mfast.c"
         source.parent.mkdir()
         source.write_text(amalgamate(version))
+        for place, original in METAL.items():
+            self._add_source(ROOT / original, source.parent / place)
         self._build_library(source, package)
         _describe(package / "lib", version)
+
+    def _add_source(self, original: Path, place: Path) -> None:
+        place.parent.mkdir(exist_ok=True)
+        if self.inplace:
+            place.symlink_to(original)  # a change in the tree is a change here
+        elif original.is_dir():
+            shutil.copytree(original, place, ignore=shutil.ignore_patterns("build", "__pycache__"))
+        else:
+            shutil.copyfile(original, place)
 
     def _build_library(self, source: Path, package: Path) -> None:
         """Of the one file: then the archive, too, has no names but the public ones."""
