@@ -18,6 +18,7 @@ CUT_SHORT = 141
 
 _COMMANDS = {
     "replay": "replay recorded boots of real guests under Set/Way policies",
+    "metal": "boot real guests under a monitor at EL2, in QEMU, and measure Set/Way policies",
     "inspect": "read stage-2 tables from a dump: the map, totals, what is wrong with them",
     "bench": "time the engine's loops against the hardware's limits",
     "embed": "what compilers, pkg-config and CMake need to build the engine into a program",

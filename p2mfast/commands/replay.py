@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from p2mfast import plot
+from p2mfast.commands.policies import add_policies, parse_policy
 from p2mfast.experiment import report, trace
 from p2mfast.experiment.cost import CostModel
 from p2mfast.experiment.replay import Run, replay, to_json
@@ -33,13 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a recorded guest: a file, or one of {', '.join(trace.shipped())}"
         f" (default: {trace.DEFAULT_TRACE})",
     )
-    parser.add_argument(
-        "--policy",
-        action="append",
-        metavar="STRING",
-        help="such as arm=creation-finished,resolve=level,flush=leaf, or a TOML file (.toml);"
-        " may be repeated (default: four that compare no tracking, Xen's and p2mfast's)",
-    )
+    add_policies(parser)
     parser.add_argument(
         "--page-order",
         type=int,
@@ -89,15 +84,11 @@ def _run_all(
     return runs
 
 
-def _policy(text: str) -> Policy:
-    return Policy.from_toml(Path(text)) if text.endswith(".toml") else Policy.parse(text)
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Replay the traces and print the table."""
     if arguments.plot:
         plot.check(arguments.plot)  # before the work, not after it
-    policies = [_policy(text) for text in arguments.policy or report.STANDARD_POLICIES]
+    policies = [parse_policy(text) for text in arguments.policy or report.STANDARD_POLICIES]
     cost = CostModel.parse(arguments.cost)
     orders = _DEFAULT_ORDERS if arguments.page_order is None else (arguments.page_order,)
     traces = [trace.load(source) for source in arguments.trace]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
@@ -46,18 +46,37 @@ def policy_names(policies: Sequence[Policy]) -> dict[Policy, tuple[str, str]]:
     return names
 
 
-def _share(milliseconds: float) -> Text:
+def share_of_bringup(milliseconds: float) -> Text:
+    """Of the second that Linux gives a CPU, in per cent and in colour."""
     share = milliseconds / LINUX_BRINGUP_LIMIT_MS
     style = "green" if share < 0.1 else "yellow" if share < 1 else "bold red"
     return Text(f"{share:.1%}", style=style)
 
 
-def runs_table(runs: Sequence[Run], names: dict[Policy, tuple[str, str]]) -> Table:
-    """A row a policy and mapping size; 80 columns wide."""
+def policies_table(
+    headings: Sequence[str],
+    rows: Iterable[tuple[Policy, int, Sequence[str | Text]]],
+    names: dict[Policy, tuple[str, str]],
+) -> Table:
+    """A row a policy and mapping size, and what the headings say; 80 columns wide."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("\npolicy", no_wrap=True)
     table.add_column("\nmapped", no_wrap=True)
-    for heading in (
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    previous = None
+    for policy, page_order, cells in rows:
+        new = policy != previous
+        if new and previous:
+            table.add_section()
+        table.add_row(names[policy][0] if new else "", _PAGE_ORDERS[page_order], *cells)
+        previous = policy
+    return table
+
+
+def runs_table(runs: Sequence[Run], names: dict[Policy, tuple[str, str]]) -> Table:
+    """What each replay came to."""
+    headings = (
         "S/W +\ntoggle",
         "pages\ncleaned",
         "in the\nworst",
@@ -66,27 +85,25 @@ def runs_table(runs: Sequence[Run], names: dict[Policy, tuple[str, str]]) -> Tab
         "of 1 s\n*",
         "traps\nms *",
         "engine\nms",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
-    previous = None
-    for run in runs:
-        new = previous is None or previous.policy != run.policy
-        if new and previous:
-            table.add_section()
-        table.add_row(
-            names[run.policy][0] if new else "",
-            _PAGE_ORDERS[run.page_order],
-            f"{run.set_way_flushes}+{len(run.flushes) - run.set_way_flushes}",
-            f"{run.pages_cleaned:,}",
-            f"{run.worst_flush_pages:,}",
-            f"{run.traps:,}",
-            f"{run.modelled_worst_ms:,.1f}",
-            _share(run.modelled_worst_ms),
-            f"{run.cost.traps_ms(run.traps):,.1f}",
-            f"{run.wall_s * 1e3:,.0f}",
+    )
+    rows = [
+        (
+            run.policy,
+            run.page_order,
+            (
+                f"{run.set_way_flushes}+{len(run.flushes) - run.set_way_flushes}",
+                f"{run.pages_cleaned:,}",
+                f"{run.worst_flush_pages:,}",
+                f"{run.traps:,}",
+                f"{run.modelled_worst_ms:,.1f}",
+                share_of_bringup(run.modelled_worst_ms),
+                f"{run.cost.traps_ms(run.traps):,.1f}",
+                f"{run.wall_s * 1e3:,.0f}",
+            ),
         )
-        previous = run
-    return table
+        for run in runs
+    ]
+    return policies_table(headings, rows, names)
 
 
 def _trace_words(trace: GuestTrace) -> str:
@@ -118,12 +135,17 @@ def print_runs(console: Console, runs: Sequence[Run], cost: CostModel) -> None:
         console.print(trace.name, style="bold")
         console.print(_trace_words(trace), highlight=False)
         console.print(runs_table([run for run in runs if run.trace is trace], names))
+    print_legend(console, names, cost_words(cost))
+
+
+def print_legend(console: Console, names: dict[Policy, tuple[str, str]], words: str) -> None:
+    """What the policies are, and what the columns mean."""
     legend = Table.grid(padding=(0, 2))
-    for name, words in names.values():
-        legend.add_row(name, words)
+    for name, meaning in names.values():
+        legend.add_row(name, meaning)
     console.print(legend)
     console.print()
-    console.print(cost_words(cost), style="dim", highlight=False)
+    console.print(words, style="dim", highlight=False)
 
 
 def bench_table(results: Sequence[Result]) -> Table:

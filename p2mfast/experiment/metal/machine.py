@@ -26,7 +26,6 @@ KERNEL_64 = 0x4020_0000
 _CPU = "cortex-a57"
 _FLASH_BYTES = 64 * MIB  # each of the board's two, from address 0 on; U-Boot keeps its
 _ENVIRONMENT_BYTES = 0x4_0000  # environment in the second
-_ROM_BYTES = _FLASH_BYTES
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def prepare(
     arguments = f"earlycon console=ttyAMA0 panic=-1 p2mfast.hotplug={setup.hotplug}"
     tree = _device_tree(setup, work, guest_bytes, arguments)
     initrd, end = _initrd(tree)
-    device_tree = -(-end // _BLOCK) * _BLOCK  # arm64's may not cross a boundary of 2 MiB
+    device_tree = _round_up(end, _BLOCK)  # arm64's may not cross a boundary of 2 MiB
     loads = [
         (guest.initrd, initrd),
         (tree, device_tree),
@@ -113,7 +112,7 @@ def prepare(
         values |= {
             "entry": 0,
             "rom_base": 0,
-            "rom_bytes": _ROM_BYTES,
+            "rom_bytes": _round_up(guest.uboot.stat().st_size, _BLOCK),
             # U-Boot looks for it there, where QEMU puts its own when it starts.
             "copy_from": device_tree,
             "copy_to": interface["RAM_BASE"],
@@ -145,6 +144,10 @@ def _board(setup: Setup) -> str:
     # Each kind of guest has the interrupt controller that boards of its time have. With ACPI and
     # firmware, QEMU leaves out devices that the device tree names.
     return f"virt,virtualization=on,acpi=off,gic-version={2 if setup.guest.bits == 32 else 3}"
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
 
 
 def _escaped(path: Path) -> str:
@@ -196,7 +199,7 @@ def _property(data: bytes, name: bytes) -> int:
             if which == offset:
                 return int.from_bytes(value, "big")
             at += 8 + length
-        at = -(-at // 4) * 4
+        at = _round_up(at, 4)
     raise OSError(f"QEMU's device tree has no {name.decode()}")
 
 

@@ -96,6 +96,11 @@ class MetalRun:
         return int(self.counters["guest_pages"])  # type: ignore[arg-type]
 
     @property
+    def armed(self) -> bool:
+        """Whether the policy tracks this guest."""
+        return self.setup.policy.arms_at(self.setup.guest.bits) != "never"
+
+    @property
     def set_way_flushes(self) -> int:
         """Flushes that a Set/Way batch caused; the others were caused by the caches' toggling."""
         return sum(flush.cause == "set-way" for flush in self.flushes)
@@ -126,9 +131,11 @@ class MetalRun:
     @property
     def tracking_instructions(self) -> int | None:
         """All that tracking took: resolving faults, the first arming, and in the flushes finding
-        the pages and arming again. The cleaning itself is not in it."""
+        the pages and arming again. The cleaning itself is not in it. 0 where nothing is armed."""
         if self.instructions is None:
             return None
+        if not self.armed:
+            return 0
         faults = sum(cpu.resolve_instructions or 0 for cpu in self.cpus)
         found = sum(flush.collect_instructions or 0 for flush in self.flushes)
         return faults + found + int(self.counters["arm_cycles"])  # type: ignore[arg-type]
@@ -166,8 +173,7 @@ class MetalRun:
     def to_json(self, cost: CostModel) -> dict[str, Any]:
         """One of the JSON's ``runs``: the fields of a replay's, and ``measured``."""
         setup = self.setup
-        arms = setup.policy.arms_at(setup.guest.bits) != "never"
-        modelled = cost.flush_ms(self.worst_flush_pages, arms) if self.flushes else 0.0
+        modelled = cost.flush_ms(self.worst_flush_pages, self.armed) if self.flushes else 0.0
         return {
             "trace": setup.guest.name,
             "guest_bits": setup.guest.bits,
