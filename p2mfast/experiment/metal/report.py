@@ -34,8 +34,9 @@ _TIMED_WORDS = (
     f"{_FLUSH_WORDS}\n"
     "* by the guest's clock, which is the time that QEMU took here: with several vCPUs it does not"
     f" count instructions. {_LIMIT_WORDS}\n"
-    "CPU 1 on: from its last CPU_ON to its caches' coming on; failed: Linux said that it did not"
-    " come online."
+    "CPU 1: from its last CPU_ON to its caches' coming on; failed: Linux said that it did not come"
+    " online. CPUs on: the fewest that the guest's init has found, at its start and after each"
+    " round of hotplug."
 )
 
 
@@ -50,7 +51,7 @@ def metal_table(runs: Sequence[MetalRun], names: dict[Policy, tuple[str, str]]) 
         *(
             ("worst\nM", "of 1 s\n*", "track\nM", "of\nboot")
             if counted
-            else ("worst\nms *", "of 1 s\n*", "CPU 1 on\nms *", "CPUs\nonline")
+            else ("worst\nms *", "of 1 s\n*", "CPU 1\nms *", "CPUs\non")
         ),
     )
     rows = [
@@ -91,7 +92,7 @@ def _timed(run: MetalRun) -> tuple[str | Text, ...]:
         f"{run.worst_flush_ms:,.1f}",
         share_of_bringup(run.worst_flush_ms),
         up,
-        f"{min(run.cpus_online)} of {run.setup.vcpus}" if run.cpus_online else "-",
+        f"{min(run.cpus_online)}/{run.setup.vcpus}" if run.cpus_online else "-",
     )
 
 
