@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from p2mfast.commands.policies import add_policies, parse_policy
 from p2mfast.experiment import metal
@@ -90,15 +92,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Boot, and print the table."""
-    signal.signal(signal.SIGTERM, _leave)
-    guest = _guest(arguments)
     policies = [parse_policy(text) for text in arguments.policy or STANDARD_POLICIES]
-    boots = list(
-        itertools.product(
-            dict.fromkeys(policies), dict.fromkeys(arguments.page_order or _DEFAULT_ORDERS)
+    orders = arguments.page_order or _DEFAULT_ORDERS
+    boots = list(itertools.product(dict.fromkeys(policies), dict.fromkeys(orders)))
+    # All that is wrong is told before the work, not after it.
+    for policy, page_order in boots:
+        metal.check_boot(
+            policy,
+            arguments.vcpus,
+            arguments.memory,
+            page_order=page_order,
+            hotplug=arguments.hotplug,
+            timeout=arguments.timeout,
         )
-    )
-    runs, failures = _boot_all(arguments, guest, boots)
+    for option, path in (("--json", arguments.json), ("--console", arguments.console)):
+        if path and not path.parent.is_dir():
+            raise FileNotFoundError(f"{option} {path}: there is no directory {path.parent}")
+    with _terminable():
+        runs, failures = _boot_all(arguments, _guest(arguments), boots)
     if runs:
         print_runs(Console(), runs)
     if arguments.json:
@@ -110,8 +121,19 @@ def run(arguments: argparse.Namespace) -> int:
     return _FAILED if failures else 0
 
 
-def _leave(number: int, _: FrameType | None) -> None:
-    # An exception, so that temporary files are removed on the way out.
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP are as Ctrl-C: temporary files are removed on the way out."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, _leave) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
@@ -140,9 +162,13 @@ def _boot_all(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=12),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[words]}", markup=False),
+        TextColumn(
+            "{task.fields[words]}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Bar(*columns, console=Console(stderr=True), transient=True, expand=True) as progress:
         task = progress.add_task("booting", total=len(boots), words="")
 
         def tell(boot: metal.Progress) -> None:

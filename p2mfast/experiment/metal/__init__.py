@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from p2mfast.experiment.metal.guests import GUESTS, Guest
 from p2mfast.experiment.metal.result import MetalCpu, MetalFlush, MetalRun, to_json
-from p2mfast.experiment.metal.run import MetalError, Progress, run
+from p2mfast.experiment.metal.run import MetalError, Progress, check_boot, run
 
 __all__ = [
     "GUESTS",
@@ -19,6 +19,7 @@ __all__ = [
     "MetalFlush",
     "MetalRun",
     "Progress",
+    "check_boot",
     "run",
     "to_json",
 ]

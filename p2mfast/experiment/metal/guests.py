@@ -13,6 +13,9 @@ from p2mfast.experiment.metal.programs import cache_directory, program, source
 GUESTS = ("linux-armhf", "linux-arm64", "uboot-arm64")
 """What tools/fetch_guest.py fetches."""
 
+_KERNELS = {32: ("zImage", 0x24, b"\x18\x28\x6f\x01"), 64: ("uncompressed Image", 0x38, b"ARM\x64")}
+"""By bitness: the form, and where it has which magic number."""
+
 
 @dataclass(frozen=True)
 class Guest:
@@ -31,13 +34,20 @@ class Guest:
         for path in (self.kernel, self.initrd, *([self.uboot] if self.uboot else [])):
             if not path.is_file():
                 raise FileNotFoundError(f"guest {self.name}: there is no file {path}")
+        form, offset, magic = _KERNELS[self.bits]
+        with self.kernel.open("rb") as file:
+            if file.read(64)[offset : offset + 4] != magic:
+                raise ValueError(
+                    f"guest {self.name}: {self.kernel} is no {form}, as a {self.bits}-bit guest's"
+                    " kernel has to be"
+                )
 
 
 def find(name: str, directory: Path | None = None) -> Guest:
     """The guest of this name; without a directory in the user's cache, fetched if it is not there.
 
-    Raises ValueError for an unknown name, FileNotFoundError for a guest that is not in the
-    directory, OSError where it cannot be fetched.
+    Raises ValueError for an unknown name and for a file that is no kernel, FileNotFoundError for a
+    guest that is not in the directory, OSError where it cannot be fetched.
     """
     if name not in GUESTS:
         raise ValueError(f"guest must be one of {', '.join(GUESTS)}, not {name!r}")

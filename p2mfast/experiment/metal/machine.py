@@ -14,12 +14,18 @@ from p2mfast.experiment.metal.guests import Guest
 from p2mfast.experiment.metal.interface import Interface
 from p2mfast.experiment.metal.programs import build_monitor, program
 from p2mfast.hypervisor.policy import Policy
+from p2mfast.units import format_size
 
 MIB = 1 << 20
 _TABLE_BYTES = 4096
 _BLOCK = 2 * MIB
+_LEAST_MEMORY = 128 * MIB
+_MOST_ROUNDS = 1000
 _SPARE_TABLES = 32
 """For what is not RAM's last level: roots, upper levels, devices."""
+
+HOTPLUG = "p2mfast.hotplug"
+"""The word of the command line that the guests' init looks for (tools/tooling/linux.py)."""
 
 KERNEL_32 = 0x4200_0000  # a zImage unpacks itself below
 KERNEL_64 = 0x4020_0000
@@ -46,31 +52,34 @@ class Setup:
         return self.vcpus == 1
 
 
-def check(setup: Setup, interface: Interface) -> None:
+def check(
+    interface: Interface,
+    policy: Policy,
+    *,
+    vcpus: int,
+    memory: int,
+    page_order: int,
+    hotplug: int,
+) -> None:
     """Raise ValueError or TypeError naming the argument and its value."""
-    for name, value in (
-        ("vcpus", setup.vcpus),
-        ("memory", setup.memory),
-        ("page_order", setup.page_order),
-        ("hotplug", setup.hotplug),
-    ):
+    for name, value in (("vcpus", vcpus), ("page_order", page_order), ("hotplug", hotplug)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name} must be an integer, not {value!r}")
-    if not 1 <= setup.vcpus <= interface["MAX_VCPUS"]:
-        raise ValueError(f"vcpus must be from 1 to {interface['MAX_VCPUS']}, not {setup.vcpus}")
+    if not 1 <= vcpus <= interface["MAX_VCPUS"]:
+        raise ValueError(f"vcpus must be from 1 to {interface['MAX_VCPUS']}, not {vcpus}")
     most = _most_memory(interface)
-    if setup.memory % _BLOCK or not 128 * MIB <= setup.memory <= most:
+    if memory % _BLOCK or not _LEAST_MEMORY <= memory <= most:
         raise ValueError(
-            f"memory must be a multiple of 2 MiB from 128 MiB to {most // MIB} MiB (the monitor's"
-            f" tables hold no more), not {setup.memory} bytes"
+            f"memory must be a multiple of 2 MiB from {format_size(_LEAST_MEMORY)} to"
+            f" {format_size(most)} (the monitor's tables hold no more), not {format_size(memory)}"
         )
-    if setup.page_order not in (0, 9, 18):
-        raise ValueError(f"page_order must be 0, 9 or 18, not {setup.page_order}")
-    if not 0 <= setup.hotplug <= 1000:
-        raise ValueError(f"hotplug must be from 0 to 1000, not {setup.hotplug}")
-    if setup.hotplug and setup.vcpus == 1:
-        raise ValueError(f"hotplug={setup.hotplug} needs a second vCPU, and vcpus is 1")
-    if setup.policy.defer:
+    if page_order not in (0, 9, 18):
+        raise ValueError(f"page_order must be 0, 9 or 18, not {page_order}")
+    if not 0 <= hotplug <= _MOST_ROUNDS:
+        raise ValueError(f"hotplug must be from 0 to {_MOST_ROUNDS}, not {hotplug}")
+    if hotplug and vcpus == 1:
+        raise ValueError(f"hotplug={hotplug} needs a second vCPU, and vcpus is 1")
+    if policy.defer:
         raise ValueError(
             "policy defer=true: the monitor maps its guest before it runs, and defers nothing"
         )
@@ -97,7 +106,7 @@ def prepare(
     base = monitor_base(setup, interface)
     elf = elf or build_monitor(base)
     guest, guest_bytes = setup.guest, base - interface["RAM_BASE"]
-    arguments = f"earlycon console=ttyAMA0 panic=-1 p2mfast.hotplug={setup.hotplug}"
+    arguments = f"earlycon console=ttyAMA0 panic=-1 {HOTPLUG}={setup.hotplug}"
     tree = _device_tree(setup, work, guest_bytes, arguments)
     initrd, end = _initrd(tree)
     device_tree = _round_up(end, _BLOCK)  # arm64's may not cross a boundary of 2 MiB
@@ -106,6 +115,11 @@ def prepare(
         (tree, device_tree),
         (guest.kernel, KERNEL_32 if guest.bits == 32 else KERNEL_64),
     ]
+    if device_tree + tree.stat().st_size > base:
+        raise ValueError(
+            f"memory must have room for the initrd of guest {guest.name}, and"
+            f" {format_size(setup.memory)} has not"
+        )
     values = _parameters(setup, interface, guest_bytes)
     flash: list[str] = []
     if guest.uboot:

@@ -38,6 +38,12 @@ def program(name: str) -> str:
     return found
 
 
+def check_programs() -> None:
+    """Raise MissingProgram if one is missing that a boot needs."""
+    for name in ("qemu-system-aarch64", "aarch64-linux-gnu-gcc", "make"):
+        program(name)
+
+
 def source(name: str) -> Path:
     """A file or directory of the sources."""
     path = SOURCES / name
@@ -83,8 +89,10 @@ def build_monitor(base: int) -> Path:
 
 
 def _digest(compiler: str, *directories: Path) -> str:
+    """Of what the objects are made from; and of where, for make has noted that, too."""
     digest = hashlib.sha256(os.fsencode(os.path.realpath(compiler)))
     for directory in directories:
+        digest.update(os.fsencode(directory.resolve()) + b"\0")
         for path in sorted(directory.rglob("*")):
             if path.suffix in (".c", ".h", ".S", ".ld") or path.name == "Makefile":
                 digest.update(os.fsencode(path.relative_to(directory)) + b"\0")

@@ -16,7 +16,7 @@ from p2mfast.experiment.metal import interface as header
 from p2mfast.experiment.metal.guests import Guest, find
 from p2mfast.experiment.metal.interface import Interface
 from p2mfast.experiment.metal.machine import Setup, check, monitor_base, prepare
-from p2mfast.experiment.metal.programs import source
+from p2mfast.experiment.metal.programs import check_programs, source
 from p2mfast.experiment.metal.result import Memory, MetalRun
 from p2mfast.hypervisor.policy import Policy
 from p2mfast.units import parse_size
@@ -119,16 +119,13 @@ def run(
         A program or file is missing.
     """
     interface = load_interface()
-    setup = Setup(
-        find(guest, guests) if isinstance(guest, str) else guest,
-        Policy.parse(policy) if isinstance(policy, str) else policy,
-        vcpus,
-        parse_size(memory, "memory"),
-        page_order,
-        hotplug,
-        sum(_option(interface, name) for name in options),
-    )
-    check(setup, interface)
+    policy = Policy.parse(policy) if isinstance(policy, str) else policy
+    chosen = sum(_option(interface, name) for name in set(options))
+    check_boot(policy, vcpus, memory, page_order=page_order, hotplug=hotplug, timeout=timeout)
+    if isinstance(guest, str):
+        guest = find(guest, guests)
+    size = parse_size(memory, "memory")
+    setup = Setup(guest, policy, vcpus, size, page_order, hotplug, chosen)
     # RAM is a file without a name: it is gone when QEMU and we are.
     ram = os.memfd_create("ram")
     try:
@@ -149,6 +146,30 @@ def run(
                     console.write_text(boot.text())
     finally:
         os.close(ram)
+
+
+def check_boot(
+    policy: Policy,
+    vcpus: int,
+    memory: int | str,
+    *,
+    page_order: int,
+    hotplug: int,
+    timeout: float,
+) -> None:
+    """Raise what :func:`run` would for these, and for programs that are missing; nothing is
+    done."""
+    check(
+        load_interface(),
+        policy,
+        vcpus=vcpus,
+        memory=parse_size(memory, "memory"),
+        page_order=page_order,
+        hotplug=hotplug,
+    )
+    if not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 s, not {timeout!r}")
+    check_programs()
 
 
 def _option(interface: Interface, name: str) -> int:
