@@ -134,7 +134,7 @@ def words_of_linux(results: Results) -> str:
             yield (
                 POLICIES[case.policy],
                 f"{sum(f['ticks'] for f in flushes) / run['measured']['ticks_per_second']:.3f} s",
-                f"`{run['verdict']}`",
+                f"`{run['measured']['bring_up_words']}`",
             )
 
     return markdown(("policy", "CPU 1's flushes", "Linux"), rows(), left=1)

@@ -30,6 +30,7 @@ struct vcpu {
     unsigned index;
     struct rules_vcpu rules;
     struct vcpu_report *report;
+    bool came_up; /* it has turned its caches on in this trap, the first time since its start */
     /* How the next CPU_ON is to enter the guest. */
     uint64_t entry;
     uint64_t context;

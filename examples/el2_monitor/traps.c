@@ -118,10 +118,7 @@ static void write_vm_register(struct vcpu *vcpu, const struct frame *frame,
     vm_register_write(access->name, value);
     are_on = rules_caches_on(READ_REGISTER(sctlr_el1));
     rules_vm_register_written(&vcpu->rules, were_on, are_on);
-    if (are_on && !were_on && !vcpu->report->caches_on_ticks) {
-        vcpu->report->caches_on_ticks = report_ticks();
-        vcpu->report->caches_on_cycles = report_cycles();
-    }
+    vcpu->came_up = are_on && !were_on && !vcpu->report->caches_on_ticks;
     vcpu->report->vm_registers++;
     vcpu->report->vm_register_cycles += cycles() - frame->entered;
 }
@@ -185,6 +182,11 @@ void handle_trap(struct frame *frame)
     if (vcpu->rules.pending != CAUSE_NONE) {
         flush(vcpu);
         rules_flushed(&vcpu->rules);
+    }
+    if (vcpu->came_up) {
+        vcpu->came_up = false;
+        vcpu->report->caches_on_ticks = report_ticks();
+        vcpu->report->caches_on_cycles = report_cycles();
     }
     vcpu->report->monitor_cycles += cycles() - frame->entered;
 }

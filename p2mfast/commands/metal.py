@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="1 to 8; only with one are instructions counted (default: 1)",
+        help="1 to 8; only with one are instructions counted, or with --bring-up (default: 1)",
     )
     parser.add_argument(
         "--memory",
@@ -68,6 +68,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="the guest takes its secondary CPUs off and on N times",
+    )
+    parser.add_argument(
+        "--bring-up",
+        action="store_true",
+        help="end each boot when Linux has brought its CPUs up, and count instructions with several"
+        " vCPUs, too",
+    )
+    parser.add_argument(
+        "--nanoseconds",
+        type=int,
+        default=1,
+        metavar="NS",
+        help="that an instruction takes by the guest's clock, where they are counted: 1, 2, 4, ..."
+        " (default: 1)",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all results to FILE")
     parser.add_argument(
@@ -103,6 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.memory,
             page_order=page_order,
             hotplug=arguments.hotplug,
+            bring_up=arguments.bring_up,
+            nanoseconds=arguments.nanoseconds,
             timeout=arguments.timeout,
         )
     for option, path in (("--json", arguments.json), ("--console", arguments.console)):
@@ -185,6 +201,8 @@ def _boot_all(
                         arguments.memory,
                         page_order=page_order,
                         hotplug=arguments.hotplug,
+                        bring_up=arguments.bring_up,
+                        nanoseconds=arguments.nanoseconds,
                         timeout=arguments.timeout,
                         console=arguments.console,
                         on_progress=tell,

@@ -30,6 +30,7 @@ HOTPLUG = "p2mfast.hotplug"
 KERNEL_32 = 0x4200_0000  # a zImage unpacks itself below
 KERNEL_64 = 0x4020_0000
 _CPU = "cortex-a57"
+_NANOSECONDS = tuple(1 << shift for shift in range(11))  # QEMU's -icount shift=
 _FLASH_BYTES = 64 * MIB  # each of the board's two, from address 0 on; U-Boot keeps its
 _ENVIRONMENT_BYTES = 0x4_0000  # environment in the second
 
@@ -45,11 +46,17 @@ class Setup:
     page_order: int = 0
     hotplug: int = 0
     options: int = 0
+    bring_up: bool = False
+    nanoseconds: int = 1
 
     @property
     def counted(self) -> bool:
-        """Whether QEMU counts instructions exactly: with one vCPU only."""
-        return self.vcpus == 1
+        """Whether QEMU counts instructions exactly, and runs one vCPU at a time for it.
+
+        A 32-bit Linux with several does not come to its end like that (it spins, and the one it
+        waits for is not run), but it does bring them up.
+        """
+        return self.vcpus == 1 or self.bring_up
 
 
 def check(
@@ -60,9 +67,16 @@ def check(
     memory: int,
     page_order: int,
     hotplug: int,
+    bring_up: bool,
+    nanoseconds: int,
 ) -> None:
     """Raise ValueError or TypeError naming the argument and its value."""
-    for name, value in (("vcpus", vcpus), ("page_order", page_order), ("hotplug", hotplug)):
+    for name, value in (
+        ("vcpus", vcpus),
+        ("page_order", page_order),
+        ("hotplug", hotplug),
+        ("nanoseconds", nanoseconds),
+    ):
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name} must be an integer, not {value!r}")
     if not 1 <= vcpus <= interface["MAX_VCPUS"]:
@@ -79,6 +93,18 @@ def check(
         raise ValueError(f"hotplug must be from 0 to {_MOST_ROUNDS}, not {hotplug}")
     if hotplug and vcpus == 1:
         raise ValueError(f"hotplug={hotplug} needs a second vCPU, and vcpus is 1")
+    if bring_up and vcpus == 1:
+        raise ValueError("bring_up needs a second vCPU, and vcpus is 1")
+    if bring_up and hotplug:
+        raise ValueError(f"bring_up ends the boot before hotplug={hotplug} begins")
+    if nanoseconds not in _NANOSECONDS:
+        raise ValueError(
+            f"nanoseconds must be one of {', '.join(map(str, _NANOSECONDS))}, not {nanoseconds}"
+        )
+    if nanoseconds != 1 and vcpus > 1 and not bring_up:
+        raise ValueError(
+            f"nanoseconds={nanoseconds}: with vcpus={vcpus} time is the host's, unless bring_up"
+        )
     if policy.defer:
         raise ValueError(
             "policy defer=true: the monitor maps its guest before it runs, and defers nothing"
@@ -151,7 +177,9 @@ def prepare(
     ]
     for path, address in loads:
         command += ["-device", f"loader,file={_escaped(path)},addr={address:#x},force-raw=on"]
-    return command + (["-icount", "shift=0,sleep=off"] if setup.counted else [])
+    if not setup.counted:
+        return command
+    return [*command, "-icount", f"shift={setup.nanoseconds.bit_length() - 1},sleep=off"]
 
 
 def _board(setup: Setup) -> str:

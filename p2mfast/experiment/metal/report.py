@@ -28,21 +28,33 @@ _COUNTED_WORDS = (
     f"{_FLUSH_WORDS}\n"
     "M: million instructions at EL2, as QEMU counts them, of the longest flush, and of all tracking"
     " in the whole boot: resolving faults, arming, finding the pages to clean; not cleaning them.\n"
-    f"* at 1 ns an instruction: QEMU has no caches, and hardware takes longer. {_LIMIT_WORDS}"
+    "* at {nanoseconds} ns an instruction: QEMU has no caches, and hardware takes longer."
+    f" {_LIMIT_WORDS}"
+)
+_CPU_1_WORDS = (
+    "CPU 1: from its last CPU_ON to its caches' coming on; failed: Linux said that it did not come"
+    " online"
 )
 _TIMED_WORDS = (
     f"{_FLUSH_WORDS}\n"
     "* by the guest's clock, which is the time that QEMU took here: with several vCPUs it does not"
     f" count instructions. {_LIMIT_WORDS}\n"
-    "CPU 1: from its last CPU_ON to its caches' coming on; failed: Linux said that it did not come"
-    " online. CPUs on: the fewest that the guest's init has found, at its start and after each"
-    " round of hotplug."
+    f"{_CPU_1_WORDS}. CPUs on: the fewest that the guest's init has found, at its start and after"
+    " each round of hotplug."
+)
+
+
+_BRING_UP_WORDS = (
+    f"{_FLUSH_WORDS}\n"
+    "* at {nanoseconds} ns an instruction, up to where Linux has brought its CPUs up: QEMU has no"
+    f" caches, and hardware takes longer. {_LIMIT_WORDS}\n"
+    f"{_CPU_1_WORDS}."
 )
 
 
 def metal_table(runs: Sequence[MetalRun], names: dict[Policy, tuple[str, str]]) -> Table:
-    """What each boot came to; all of them counted instructions, or none."""
-    counted = runs[0].instructions is not None
+    """What each boot came to; all of them had one vCPU, or none."""
+    counted = runs[0].setup.vcpus == 1
     headings = (
         "S/W +\ntoggle",
         "pages\ncleaned",
@@ -114,4 +126,8 @@ def print_runs(console: Console, runs: Sequence[MetalRun]) -> None:
     console.print(first.setup.guest.name, style="bold")
     console.print(setup_words(first.setup, first.guest_pages), highlight=False)
     console.print(metal_table(runs, names))
-    print_legend(console, names, _TIMED_WORDS if first.instructions is None else _COUNTED_WORDS)
+    if first.setup.vcpus == 1:
+        words = _COUNTED_WORDS
+    else:
+        words = _BRING_UP_WORDS if first.setup.bring_up else _TIMED_WORDS
+    print_legend(console, names, words.format(nanoseconds=first.setup.nanoseconds))

@@ -18,6 +18,10 @@ from p2mfast.units import PAGE_SIZE
 
 Records = npt.NDArray[np.void]
 
+BROUGHT_UP = r"smp: Brought up .*"
+"""Linux's words when it has started all CPUs that it could."""
+_NOT_BROUGHT_UP = r"CPU\d+: failed to (?:come online|boot).*"
+
 
 @dataclass(frozen=True)
 class MetalFlush:
@@ -150,8 +154,14 @@ class MetalRun:
     @property
     def failed_cpus(self) -> tuple[int, ...]:
         """CPUs that the guest's console says failed to come online, at any time."""
-        found = re.findall(r"CPU(\d+): failed to (?:come online|boot)", self.console)
-        return tuple(sorted({int(cpu) for cpu in found}))
+        found = re.findall(_NOT_BROUGHT_UP, self.console)
+        return tuple(sorted({int(line.partition(":")[0].removeprefix("CPU")) for line in found}))
+
+    @property
+    def bring_up_words(self) -> str:
+        """What Linux said of its secondary CPUs: of one that failed, or of all."""
+        found = re.search(_NOT_BROUGHT_UP, self.console) or re.search(BROUGHT_UP, self.console)
+        return found[0].strip() if found else ""
 
     @property
     def cpus_online(self) -> tuple[int, ...]:
@@ -205,6 +215,8 @@ class MetalRun:
                 "ticks_per_second": self.ticks_per_second,
                 "worst_flush_ms": self.worst_flush_ms,
                 "bring_up_ms": self.bring_up_ms,
+                "nanoseconds": setup.nanoseconds,
+                "bring_up_words": self.bring_up_words,
                 "failed_cpus": list(self.failed_cpus),
                 "cpus_online": list(self.cpus_online),
                 "flushes_lost": self.flushes_lost,
@@ -268,7 +280,8 @@ class Memory:
     def result(self, setup: Setup, console: str, wall_s: float) -> MetalRun:
         """All of it, once the guest has ended."""
         report = self.report.copy()
-        counted = setup.counted
+        # What the monitor reads counts nanoseconds.
+        unit = setup.nanoseconds if setup.counted else None
         runs = self.log("run_record", "RUNS", int(report["runs"]))
         records = self.log("flush_record", "FLUSHES", int(report["flushes"]))
         sums = ("arm_cycles", "arms", "map_cycles", "tables", "mappings", "tlb_flushes", "stale",
@@ -276,12 +289,12 @@ class Memory:
         guest_bytes = setup.memory - self._interface["MONITOR_BYTES"]
         return MetalRun(
             setup=setup,
-            flushes=tuple(_flush(record, runs, counted, self._interface) for record in records),
+            flushes=tuple(_flush(record, runs, unit, self._interface) for record in records),
             flushes_lost=int(report["flushes"]) - len(records),
             faults=self.log("fault_record", "FAULTS", int(report["faults"])),
             traps=int(report["vcpu"]["resolved"].sum()),
-            cpus=tuple(_cpu(cpu, counted) for cpu in report["vcpu"][: setup.vcpus]),
-            instructions=int(report["cycles"]) if counted else None,
+            cpus=tuple(_cpu(cpu, unit) for cpu in report["vcpu"][: setup.vcpus]),
+            instructions=_counted(report["cycles"], unit),
             ticks=int(report["ticks"]),
             ticks_per_second=int(report["ticks_per_second"]),
             counters={"guest_pages": guest_bytes // PAGE_SIZE}
@@ -291,11 +304,15 @@ class Memory:
         )
 
 
-def _flush(record: Any, runs: Records, counted: bool, interface: Interface) -> MetalFlush:
+def _counted(cycles: Any, unit: int | None) -> int | None:
+    return None if unit is None else int(cycles) // unit
+
+
+def _flush(record: Any, runs: Records, unit: int | None, interface: Interface) -> MetalFlush:
     first = int(record["first_run"])
 
     def instructions(name: str) -> int | None:
-        return int(record[name]) if counted else None
+        return _counted(record[name], unit)
 
     return MetalFlush(
         icount=instructions("started_cycles"),
@@ -314,11 +331,11 @@ def _flush(record: Any, runs: Records, counted: bool, interface: Interface) -> M
     )
 
 
-def _cpu(report: Any, counted: bool) -> MetalCpu:
+def _cpu(report: Any, unit: int | None) -> MetalCpu:
     on, caches_on = int(report["on_ticks"]), int(report["caches_on_ticks"])
 
     def instructions(name: str) -> int | None:
-        return int(report[name]) if counted else None
+        return _counted(report[name], unit)
 
     return MetalCpu(
         resolved=int(report["resolved"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from p2mfast.experiment.metal.guests import Guest, find
 from p2mfast.experiment.metal.interface import Interface
 from p2mfast.experiment.metal.machine import Setup, check, monitor_base, prepare
 from p2mfast.experiment.metal.programs import check_programs, source
-from p2mfast.experiment.metal.result import Memory, MetalRun
+from p2mfast.experiment.metal.result import BROUGHT_UP, Memory, MetalRun
 from p2mfast.hypervisor.policy import Policy
 from p2mfast.units import parse_size
 
@@ -73,6 +74,8 @@ def run(
     *,
     page_order: int = 0,
     hotplug: int = 0,
+    bring_up: bool = False,
+    nanoseconds: int = 1,
     options: Iterable[str] = (),
     guests: Path | None = None,
     timeout: float = 600,
@@ -89,13 +92,19 @@ def run(
     policy
         A :class:`Policy` or its string.
     vcpus
-        1 to 8. Only with one are instructions counted.
+        1 to 8. Only with one are instructions counted, or with ``bring_up``.
     memory
         RAM of the machine; the last 16 MiB are the monitor's.
     page_order
         Largest mapping of the guest's RAM: 0, 9 or 18.
     hotplug
         How often the guest takes its secondary CPUs off and on.
+    bring_up
+        End the boot when Linux says how many CPUs have come up, and count instructions all the
+        same.
+    nanoseconds
+        That an instruction takes by the guest's clock where they are counted: a power of two, up to
+        1024.
     options
         Of the monitor, as interface.h calls them: ``"trap-zva"``, ``"no-tlbi"``.
     guests
@@ -121,11 +130,20 @@ def run(
     interface = load_interface()
     policy = Policy.parse(policy) if isinstance(policy, str) else policy
     chosen = sum(_option(interface, name) for name in set(options))
-    check_boot(policy, vcpus, memory, page_order=page_order, hotplug=hotplug, timeout=timeout)
+    check_boot(
+        policy,
+        vcpus,
+        memory,
+        page_order=page_order,
+        hotplug=hotplug,
+        bring_up=bring_up,
+        nanoseconds=nanoseconds,
+        timeout=timeout,
+    )
     if isinstance(guest, str):
         guest = find(guest, guests)
     size = parse_size(memory, "memory")
-    setup = Setup(guest, policy, vcpus, size, page_order, hotplug, chosen)
+    setup = Setup(guest, policy, vcpus, size, page_order, hotplug, chosen, bring_up, nanoseconds)
     # RAM is a file without a name: it is gone when QEMU and we are.
     ram = os.memfd_create("ram")
     try:
@@ -155,6 +173,8 @@ def check_boot(
     *,
     page_order: int,
     hotplug: int,
+    bring_up: bool,
+    nanoseconds: int,
     timeout: float,
 ) -> None:
     """Raise what :func:`run` would for these, and for programs that are missing; nothing is
@@ -166,6 +186,8 @@ def check_boot(
         memory=parse_size(memory, "memory"),
         page_order=page_order,
         hotplug=hotplug,
+        bring_up=bring_up,
+        nanoseconds=nanoseconds,
     )
     if not timeout > 0:
         raise ValueError(f"timeout must be more than 0 s, not {timeout!r}")
@@ -199,7 +221,8 @@ class _Boot:
                 pass_fds=[ram],
             )
         try:
-            self._wait(qemu, started + timeout, timeout)
+            done = BROUGHT_UP if setup.bring_up else None
+            self._wait(qemu, started + timeout, timeout, done)
         finally:
             qemu.kill()
             qemu.wait()
@@ -209,11 +232,16 @@ class _Boot:
         """The guest's console, so far."""
         return (self._work / "console").read_bytes().decode(errors="replace").replace("\r", "")
 
-    def _wait(self, qemu: subprocess.Popen[bytes], deadline: float, timeout: float) -> None:
-        """Until QEMU has ended. Raises MetalError where that is not the guest's power-off."""
+    def _wait(
+        self, qemu: subprocess.Popen[bytes], deadline: float, timeout: float, done: str | None
+    ) -> None:
+        """Until the guest has said ``done`` or QEMU has ended. Raises MetalError where that is not
+        the guest's power-off."""
         while (status := qemu.poll()) is None:
             text = self.text()
             self._progress(text)
+            if done and re.search(done, text):
+                return
             if any(word in text for word in PANICS):
                 deadline = min(deadline, time.monotonic() + _LAST_WORDS_S)
             if time.monotonic() > deadline:
