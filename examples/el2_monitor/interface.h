@@ -123,11 +123,10 @@ struct vcpu_report {
     uint64_t vm_registers;   /* writes trapped */
     uint64_t vm_register_cycles;
     uint64_t firmware_calls;
-    uint64_t starts;    /* resets, CPU_ON and the first start */
-    uint64_t on_ticks;  /* of the last CPU_ON for it: ticks since the guest's start */
-    uint64_t on_cycles; /* the same */
-    uint64_t
-        caches_on_ticks; /* when it went on with its caches on after that, flushes done, or 0 */
+    uint64_t starts;           /* resets, CPU_ON and the first start */
+    uint64_t on_ticks;         /* of the last CPU_ON for it: ticks since the guest's start */
+    uint64_t on_cycles;        /* the same */
+    uint64_t caches_on_ticks;  /* when it went on with its caches on after that, or 0 */
     uint64_t caches_on_cycles; /* the same */
     uint64_t resets;           /* times it was turned off (CPU_OFF) */
     uint64_t monitor_cycles;   /* all of its time at EL2, flushes included */

@@ -81,6 +81,7 @@ static void find(struct register_access *access, const struct encoding *encoding
             access->kind = ACCESS_VM_REGISTER;
             access->name = encodings[i].name;
             access->part = encodings[i].part;
+            return;
         }
     }
 }
@@ -90,26 +91,23 @@ struct register_access decode_register_access(uint64_t esr)
 {
     struct register_access access = {
         .kind = ACCESS_OTHER, .read = esr & ISS_READ, .rt = field(esr, 5, 5)};
+    enum exception_class class = exception_class(esr);
     unsigned crm = field(esr, 1, 4);
-    unsigned op0 = exception_class(esr) == CLASS_SYSTEM ? field(esr, 20, 2) : 0;
+    unsigned op0 = class == CLASS_SYSTEM ? field(esr, 20, 2) : 0;
     unsigned key = KEY(op0, field(esr, 14, 3), field(esr, 10, 4), crm, field(esr, 17, 3));
 
-    switch (exception_class(esr)) {
-    case CLASS_CP15:
-        find(&access, cp15, COUNT_OF(cp15), key);
-        break;
-    case CLASS_SYSTEM:
-        find(&access, aarch64, COUNT_OF(aarch64), key);
-        break;
-    case CLASS_CP15_64:
+    if (class == CLASS_CP15_64) {
         access.rt2 = field(esr, 10, 5);
         find(&access, cp15_64, COUNT_OF(cp15_64), KEY(0, field(esr, 16, 4), 0, crm, 0));
-        return access;
-    default:
-        return access;
+    } else if (class == CLASS_CP15 || class == CLASS_SYSTEM) {
+        /* First what comes by the ten thousand. */
+        if (!access.read && is_set_way(class == CLASS_SYSTEM, key))
+            access.kind = ACCESS_SET_WAY;
+        else if (class == CLASS_CP15)
+            find(&access, cp15, COUNT_OF(cp15), key);
+        else
+            find(&access, aarch64, COUNT_OF(aarch64), key);
     }
-    if (!access.read && is_set_way(exception_class(esr) == CLASS_SYSTEM, key))
-        access.kind = ACCESS_SET_WAY;
     return access;
 }
 
