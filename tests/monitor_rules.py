@@ -14,8 +14,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("rules", "syndrome", "inject")
-
-
 MONITOR = ROOT / "examples/el2_monitor"
 
 
@@ -72,11 +70,11 @@ class RulesVcpu(Structure):
     _fields_ = (("traps_vm_registers", c_bool), ("pending", c_int))
 
 
+STATE = ("pc", "pstate", "sctlr", "vbar", "tcr", "elr", "spsr", "esr", "ifsr", "far")
+
+
 class GuestState(Structure):
-    _fields_ = tuple(
-        (name, c_uint64)
-        for name in ("pc", "pstate", "sctlr", "vbar", "tcr", "elr", "spsr", "esr", "ifsr", "far")
-    )
+    _fields_ = tuple((name, c_uint64) for name in STATE)
 
 
 class Injected(Structure):
@@ -158,4 +156,4 @@ class Rules:
         exception = Injected(kind, address is not None, address or 0)
         function = self._c.inject_aarch32 if bits == 32 else self._c.inject_aarch64
         function(ctypes.byref(guest), ctypes.byref(exception))
-        return {name: getattr(guest, name) for name, _ in GuestState._fields_}
+        return {name: getattr(guest, name) for name in STATE}

@@ -42,6 +42,7 @@ IL = 1 << 25
 CV = 1 << 24
 RAM = 1 << 30
 WORD = 0xFFFF_FFFF
+NZCV = 28  # the lowest bit of them
 
 
 @pytest.fixture(scope="module")
@@ -351,11 +352,20 @@ def test_injected_syndromes(rules: Rules, kind: int, far: int | None) -> None:
     assert state["far"] >> 32 == (far if fetch and far else 0xB)
 
 
+def test_flags_stay(rules: Rules) -> None:
+    """NZCV and DIT do, on the way to AArch64 (Arm ARM, AArch64.TakeException): QEMU, which the rest
+    of the state is held against, clears them."""
+    flags = 0xF << NZCV | 1 << 24
+    for pstate in (0, 4, 5, 0x10, 0x30):
+        span = 1 << 23
+        state = rules.inject(64, Injection.UNDEFINED, pstate=pstate | flags, sctlr=span)
+        assert state["pstate"] == flags | 0x3C5
+        assert rules.inject(64, Injection.UNDEFINED, pstate=pstate, sctlr=span)["pstate"] == 0x3C5
+
+
 # ---- Instructions, against a core that executes them ----
 
 ARM_CODE, THUMB_CODE = 0x1000, 0x2000
-NZCV = 28
-IT_BITS = 0x3F << 10 | 3 << 25
 SVC = 0x1D3
 THUMB = 1 << 5
 
