@@ -125,6 +125,9 @@ def test_no_other_class_is_a_register(rules: Rules, ec: int) -> None:
 SCTLR_VALUES = (0, 1, 4, 5, 0x30D0_1805, 0xC5_0838, 0x1004)
 HALVES_32 = sorted(syndrome._CP15, key=str)
 
+PAIRS_32 = [("TTBR0_EL1", None), ("TTBR1_EL1", None)]
+
+
 OPERATIONS = st.lists(
     st.one_of(
         st.tuples(st.just("set-way")),
@@ -175,9 +178,37 @@ def vm_register_write(bits: int, which: int) -> int:
     if bits == 64:
         names = sorted(VM_REGISTERS)
         return sysreg_esr(names[which % len(names)])
-    choices = [*HALVES_32, ("TTBR0_EL1", None), ("TTBR1_EL1", None)]
+    choices = [*HALVES_32, *PAIRS_32]
     name, half = choices[which % len(choices)]
     return sysreg_esr(name, bits=32, half=half)
+
+
+def moved(bits: int, esr: int, rt: int, rt2: int) -> int:
+    """What the guest writes, as VCpu.trap wants it."""
+    if bits == 64:
+        return rt
+    return (rt2 & WORD) << 32 | rt & WORD if esr >> 26 == CP15_64 else rt & WORD
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_what_a_write_leaves(rules: Rules, bits: int) -> None:
+    """Of every register, and of every half: the other one stays."""
+    rng = random.Random(bits)
+    n = len(HALVES_32) + len(PAIRS_32) if bits == 32 else len(VM_REGISTERS)
+    vcpu = pf.Host("64MiB").create_domain("2MiB", bits=bits).vcpus[0]
+    guest = Guest(rules, iommu_shared=False)
+    seen = set()
+    for which in range(n):
+        esr = vm_register_write(bits, which)
+        name = syndrome.decode(esr).name
+        for _ in range(10):
+            old, rt, rt2 = (rng.getrandbits(64) for _ in range(3))
+            vcpu.registers[name] = guest.registers[name] = old
+            vcpu.trap(esr, moved(bits, esr, rt, rt2))
+            guest.trap(esr, rt, rt2)
+            assert guest.registers == vcpu.registers
+        seen.add(rules.register_access(esr).part)
+    assert seen == (set(Part) - {Part["64"]} if bits == 32 else {Part["64"]})
 
 
 @pytest.mark.parametrize("iommu_shared", [False, True])
@@ -212,9 +243,7 @@ def test_any_sequence_of_traps(rules: Rules, bits: int, iommu_shared: bool) -> N
                     esr, rt, rt2 = sysreg_esr("SCTLR_EL1", bits=bits), arguments[0], 0
                 else:
                     esr, rt, rt2 = vm_register_write(bits, arguments[0]), *arguments[1:]
-                pair = esr >> 26 == CP15_64
-                value = (rt2 & WORD) << 32 | rt & WORD if pair else rt & WORD if bits == 32 else rt
-                vcpu.trap(esr, value)
+                vcpu.trap(esr, moved(bits, esr, rt, rt2))
                 guest.trap(esr, rt, rt2)
             assert CAUSES[guest.state.pending] == vcpu.flush_pending
             assert guest.state.traps_vm_registers == vcpu.traps_vm_registers
