@@ -9,10 +9,14 @@
  *     stage2.c     the engine's platform at EL2, and the guest's map
  *     traps.c      what the guest traps on, and what is done
  *     sysregs.c    the VM registers' reads and writes
- *     rules.c      the rules of Set/Way and aborts, pure (the same as p2mfast.hypervisor)
+ *     rules.c      the rules of Set/Way and aborts, as in p2mfast.hypervisor
+ *     syndrome.c   what a trap's syndrome says
+ *     inject.c     an exception for the guest
  *     flush.c      a flush: collect, arm, clean
  *     psci.c       calls to the firmware: vCPUs on and off, power off
  *     report.c     what is measured
+ *     stub.S       a small guest that shows a missing TLB invalidation
+ *     stub32.s     another, in AArch32, that watches its own traps
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -176,7 +176,7 @@ void stage2_create(void)
     began = cycles();
     map(RAM_BASE >> PAGE_SHIFT, told->guest_bytes >> PAGE_SHIFT, P2MFAST_RAM_RW, ram_flags(told));
     report()->map_cycles = cycles() - began;
-    if (told->arm == ARM_CREATION_FINISHED || told->arm == ARM_MAP)
+    if (stage2_tracks() && told->arm != ARM_FIRST_SET_WAY)
         stage2_arm();
 }
 

@@ -42,14 +42,7 @@ def build_monitor(directory: Path) -> Path:
 def build_stub(directory: Path, bits: int) -> Path:
     """The flat binary of stub.S or stub32.s."""
     binary = directory / f"stub{bits}.bin"
-    built = binary.with_suffix(".o")
-    if bits == 64:
-        tools = "aarch64-linux-gnu-"
-        _run(f"{tools}gcc", "-c", MONITOR / "stub.S", "-o", built)
-    else:
-        tools = "arm-linux-gnueabihf-"
-        _run(f"{tools}as", MONITOR / "stub32.s", "-o", built)
-    _run(f"{tools}objcopy", "-O", "binary", built, binary)
+    _run("make", "-s", "-C", MONITOR, f"BUILD={directory}", binary)
     return binary
 
 
