@@ -7,14 +7,20 @@
  *
  *     -plugin recorder.so,out=FILE,bits=32,base=0x40000000,size=0x20000000,monitor=SOCKET
  *
- * RAM has to be one memory-backend-memfd, the machine's memory-backend, so that a translation
- * block's host address tells its physical one.
+ * RAM has to be one memory backend that is shared (memory-backend-memfd, or memory-backend-file
+ * with share=on), so that a translation block's host address tells its physical one.
+ *
+ * A guest may have the monitor of examples/el2_monitor below it: with el2=ADDRESS, what lies from
+ * there to the end of RAM is the monitor's and no part of the recording, and oracle=FILE has the
+ * monitor's flushes judged (oracle.h).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "decode.h"
 #include "monitor.h"
+#include "oracle.h"
 #include "qemu_api.h"
+#include "ram.h"
 #include "timeline.h"
 #include "tracker.h"
 
@@ -36,6 +42,10 @@ enum after { AFTER_NOTHING, AFTER_SCTLR, AFTER_CALL };
 struct vcpu {
     _Alignas(CACHE_LINE) struct tlb tlb;
     uint64_t instructions; /* of the blocks it has begun */
+    uint64_t monitor_instructions;
+    uint64_t block, block_va; /* the guest's last: its word (pack_block) and address */
+    bool left;                /* it, for the monitor */
+    bool invalidating;        /* in the monitor: its last block ended with a TLBI */
     uint64_t zeroings;
     uint64_t unresolved;
     size_t batch; /* the timeline's entry of its Set/Way batch, while it is trapped */
@@ -46,9 +56,11 @@ struct vcpu {
 };
 
 static struct {
-    const char *out, *monitor;
+    const char *out, *monitor, *oracle;
     unsigned bits, n_vcpus;
     uint64_t base, size;
+    uint64_t el2;   /* where the monitor at EL2 has its memory, to the end of RAM, or 0 */
+    uint64_t guest; /* bytes of RAM below it */
     bool check;
     const uint8_t *host; /* where RAM lies in this process; found when the first block is */
     struct vcpu *vcpus;
@@ -81,6 +93,9 @@ static unsigned field(uint64_t word, unsigned from, unsigned bits)
  * at its physical address, as it does with the MMU off. */
 #define BLOCK_COUNT_BITS 10
 #define BLOCK_IDENTITY ((uint64_t)1 << 63)
+
+/* In the address of a block of AArch32: not all of its instructions have four bytes. */
+#define BLOCK_MIXED ((uint64_t)1 << 63)
 
 static void *pack_block(size_t instructions, uint64_t first, uint64_t second, bool identity)
 {
@@ -183,8 +198,8 @@ static void was_reset(unsigned index, uint64_t icount)
 
 /* ---- Callbacks ---- */
 
-/* At the start of a block: what the last one left open. */
-static void settle(unsigned index, bool identity)
+/* At the start of a block of so many bits: what the last one left open. */
+static void settle(unsigned index, unsigned bits, bool identity)
 {
     struct vcpu *vcpu = &recorder.vcpus[index];
     enum after after = vcpu->after;
@@ -192,10 +207,12 @@ static void settle(unsigned index, bool identity)
 
     vcpu->after = AFTER_NOTHING;
     if (after == AFTER_SCTLR) /* before the mutex: others, whom QEMU may wait for, want it */
-        registers = monitor_registers(recorder.monitor, index, recorder.bits, vcpu->sctlr.rt);
+        registers = monitor_registers(recorder.monitor, index, bits, vcpu->sctlr.rt);
     pthread_mutex_lock(&recorder.tracker.mutex);
     if (after == AFTER_SCTLR) {
-        if (condition_holds(vcpu->sctlr.condition, registers.flags)) /* the write leaves them */
+        /* The write leaves the flags. One that traps to EL2 is executed, whatever they are there.
+         */
+        if (bits != recorder.bits || condition_holds(vcpu->sctlr.condition, registers.flags))
             wrote_sctlr(index, instructions_so_far(), registers.general);
     }
     /* A call returns to the next instruction, or an interrupt comes first: both with the MMU on, as
@@ -203,6 +220,13 @@ static void settle(unsigned index, bool identity)
     if (after == AFTER_CALL && identity)
         was_reset(index, instructions_so_far());
     pthread_mutex_unlock(&recorder.tracker.mutex);
+}
+
+static void touch_page(struct vcpu *vcpu, uint64_t page, unsigned kind)
+{
+    tracker_touch(&recorder.tracker, &vcpu->tlb, page, kind);
+    if (recorder.oracle)
+        oracle_touch(page, kind == P2MFAST_WRITE);
 }
 
 static void block_begins(unsigned index, void *data)
@@ -213,13 +237,14 @@ static void block_begins(unsigned index, void *data)
     uint64_t second = word >> (BLOCK_COUNT_BITS + PAGE_BITS) & NO_PAGE;
 
     if (vcpu->after)
-        settle(index, word & BLOCK_IDENTITY);
+        settle(index, recorder.bits, word & BLOCK_IDENTITY);
+    vcpu->block = word;
     __atomic_store_n(&vcpu->instructions, vcpu->instructions + field(word, 0, BLOCK_COUNT_BITS),
                      __ATOMIC_RELAXED);
     if (first != NO_PAGE)
-        tracker_touch(&recorder.tracker, &vcpu->tlb, first, P2MFAST_EXECUTE);
+        touch_page(vcpu, first, P2MFAST_EXECUTE);
     if (second != NO_PAGE)
-        tracker_touch(&recorder.tracker, &vcpu->tlb, second, P2MFAST_EXECUTE);
+        touch_page(vcpu, second, P2MFAST_EXECUTE);
 }
 
 static void instruction_begins(unsigned index, void *data)
@@ -270,9 +295,9 @@ static void touch_address(struct vcpu *vcpu, qemu_plugin_meminfo_t info, uint64_
     if (qemu_plugin_hwaddr_is_io(address))
         return;
     offset = qemu_plugin_hwaddr_phys_addr(address) - recorder.base;
-    if (offset < recorder.size)
-        tracker_touch(&recorder.tracker, &vcpu->tlb, offset >> PAGE_SHIFT,
-                      qemu_plugin_mem_is_store(info) ? P2MFAST_WRITE : P2MFAST_READ);
+    if (offset < recorder.guest)
+        touch_page(vcpu, offset >> PAGE_SHIFT,
+                   qemu_plugin_mem_is_store(info) ? P2MFAST_WRITE : P2MFAST_READ);
 }
 
 static void memory_accessed(unsigned index, qemu_plugin_meminfo_t info, uint64_t va, void *data)
@@ -283,6 +308,101 @@ static void memory_accessed(unsigned index, qemu_plugin_meminfo_t info, uint64_t
     touch_address(&recorder.vcpus[index], info, va);
     if ((va ^ last) / PAGE_SIZE)
         touch_address(&recorder.vcpus[index], info, last);
+}
+
+/* ---- Callbacks, with a monitor at EL2 ---- */
+
+/* Bytes of the instruction of T32 that begins with this halfword (Arm ARM DDI 0487, F3.1). */
+static uint64_t t32_size(uint16_t halfword)
+{
+    return halfword >> 11 >= 0x1d ? 4 : 2;
+}
+
+/* Instructions of a vCPU's last block that lie before so many bytes of it; all of them, if none
+ * begins there. It is of T32 if not all have four bytes: which, its code says. */
+static uint64_t instructions_before(const struct vcpu *vcpu, uint64_t bytes)
+{
+    uint64_t n = field(vcpu->block, 0, BLOCK_COUNT_BITS), at = 0;
+    uint64_t pages[] = {vcpu->block >> BLOCK_COUNT_BITS & NO_PAGE,
+                        vcpu->block >> (BLOCK_COUNT_BITS + PAGE_BITS) & NO_PAGE};
+    uint64_t begin = vcpu->block_va % PAGE_SIZE;
+    bool mixed = recorder.bits == 32 && vcpu->block_va & BLOCK_MIXED;
+
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t offset = begin + at, page = pages[offset >= PAGE_SIZE];
+
+        if (at >= bytes)
+            return at == bytes ? i : n;
+        if (!mixed)
+            at += 4;
+        else if (page == NO_PAGE)
+            return n;
+        else
+            at += t32_size(
+                *(const uint16_t *)(recorder.host + (page << PAGE_SHIFT) + offset % PAGE_SIZE));
+    }
+    return n;
+}
+
+/* A block of the guest's is to begin. Where the last one was left for the monitor, it may not have
+ * come to its end: its instructions from here on, which are to be executed now, have been counted.
+ * (Not seen: that an interrupt comes before they are; a branch to its own block that was left as
+ * its target could not be fetched is taken for one that was not executed.) */
+static void guest_goes_on(unsigned index, void *data)
+{
+    struct vcpu *vcpu = &recorder.vcpus[index];
+    uint64_t va = (uintptr_t)data;
+
+    if (vcpu->left) {
+        uint64_t n = field(vcpu->block, 0, BLOCK_COUNT_BITS);
+        uint64_t done =
+            instructions_before(vcpu, (va & ~BLOCK_MIXED) - (vcpu->block_va & ~BLOCK_MIXED));
+
+        __atomic_store_n(&vcpu->instructions, vcpu->instructions - (n - done), __ATOMIC_RELAXED);
+    }
+    vcpu->left = false;
+    vcpu->block_va = va;
+}
+
+/* A block of the monitor's is to begin. */
+static void monitor_goes_on(unsigned index, void *data)
+{
+    struct vcpu *vcpu = &recorder.vcpus[index];
+
+    vcpu->left = true;
+    if (vcpu->after == AFTER_SCTLR) /* X registers are still the guest's */
+        settle(index, 64, false);
+    if (vcpu->invalidating)
+        oracle_invalidated(index);
+    vcpu->invalidating = false;
+    __atomic_store_n(&vcpu->monitor_instructions, vcpu->monitor_instructions + (uintptr_t)data,
+                     __ATOMIC_RELAXED);
+}
+
+static struct oracle_counts counts(void)
+{
+    struct oracle_counts sums = {.guest = instructions_so_far()};
+
+    for (unsigned i = 0; i < recorder.n_vcpus; i++) {
+        const struct vcpu *vcpu = &recorder.vcpus[i];
+
+        sums.monitor += __atomic_load_n(&vcpu->monitor_instructions, __ATOMIC_RELAXED);
+        sums.zeroings += __atomic_load_n(&vcpu->zeroings, __ATOMIC_RELAXED);
+        sums.unresolved += __atomic_load_n(&vcpu->unresolved, __ATOMIC_RELAXED);
+    }
+    return sums;
+}
+
+static void monitor_instruction(unsigned index, void *data)
+{
+    enum monitor_instruction kind = (enum monitor_instruction)(uintptr_t)data;
+
+    if (kind == MONITOR_CLEAN)
+        oracle_clean(index);
+    else if (kind == MONITOR_INVALIDATE) /* done when the next block begins: it ends this one */
+        recorder.vcpus[index].invalidating = true;
+    else
+        oracle_mark(index, kind, counts());
 }
 
 /* ---- Translation ---- */
@@ -298,42 +418,32 @@ static uint64_t page_of(const struct qemu_plugin_insn *instruction)
 {
     uint64_t offset = offset_of(instruction);
 
-    return offset < recorder.size ? offset >> PAGE_SHIFT : NO_PAGE;
+    return offset < recorder.guest ? offset >> PAGE_SHIFT : NO_PAGE;
 }
 
-/* The guest's RAM among this process's mappings. */
-static const uint8_t *find_ram(void)
+static void *pack_address(const struct qemu_plugin_insn *begin, const struct qemu_plugin_insn *end,
+                          size_t n)
 {
-    FILE *maps = fopen("/proc/self/maps", "r");
-    uintptr_t from, to, found = 0;
-    char line[4096];
+    uint64_t va = qemu_plugin_insn_vaddr(begin);
+    bool mixed = qemu_plugin_insn_vaddr(end) - va != 4 * (n - 1);
 
-    while (maps && fgets(line, sizeof(line), maps))
-        if (strstr(line, "/memfd:memory-backend-memfd") &&
-            sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &from, &to) == 2 && to - from == recorder.size)
-            found = from;
-    if (maps)
-        fclose(maps);
-    if (!found)
-        recorder_fail("RAM is no memory-backend-memfd of %#" PRIx64 " bytes", recorder.size);
-    return (const uint8_t *)found;
+    return (void *)(uintptr_t)(mixed ? va | BLOCK_MIXED : va);
 }
 
-static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
+static void translated_guest(struct qemu_plugin_tb *tb, size_t n)
 {
-    size_t n = qemu_plugin_tb_n_insns(tb);
     const struct qemu_plugin_insn *begin = qemu_plugin_tb_get_insn(tb, 0);
     const struct qemu_plugin_insn *end = qemu_plugin_tb_get_insn(tb, n - 1);
     uint64_t first, second;
     unsigned it = 0;
     bool identity;
 
-    (void)id;
-    if (!recorder.host) /* the first block of the first vCPU: the others are still off */
-        recorder.host = find_ram();
     first = page_of(begin);
     second = page_of(end);
     identity = qemu_plugin_insn_vaddr(begin) == recorder.base + offset_of(begin);
+    if (recorder.el2)
+        qemu_plugin_register_vcpu_tb_exec_cb(tb, guest_goes_on, QEMU_PLUGIN_CB_NO_REGS,
+                                             pack_address(begin, end, n));
     qemu_plugin_register_vcpu_tb_exec_cb(
         tb, block_begins, QEMU_PLUGIN_CB_NO_REGS,
         pack_block(n, first, second == first ? NO_PAGE : second, identity));
@@ -348,6 +458,43 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
             qemu_plugin_register_vcpu_insn_exec_cb(at, instruction_begins, QEMU_PLUGIN_CB_NO_REGS,
                                                    pack_instruction(instruction, n - i, identity));
     }
+}
+
+/* By the physical place: a guest's virtual address may be the monitor's, too. */
+static bool is_monitor(const struct qemu_plugin_insn *instruction)
+{
+    uint64_t offset = offset_of(instruction);
+
+    return offset >= recorder.guest && offset < recorder.size;
+}
+
+static void translated_monitor(struct qemu_plugin_tb *tb, size_t n)
+{
+    qemu_plugin_register_vcpu_tb_exec_cb(tb, monitor_goes_on, QEMU_PLUGIN_CB_NO_REGS,
+                                         (void *)(uintptr_t)n);
+    for (size_t i = 0; recorder.oracle && i < n; i++) {
+        struct qemu_plugin_insn *at = qemu_plugin_tb_get_insn(tb, i);
+        enum monitor_instruction kind = oracle_decode(*(const uint32_t *)qemu_plugin_insn_data(at));
+
+        if (kind)
+            qemu_plugin_register_vcpu_insn_exec_cb(at, monitor_instruction, QEMU_PLUGIN_CB_NO_REGS,
+                                                   (void *)(uintptr_t)kind);
+    }
+}
+
+static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
+{
+    size_t n = qemu_plugin_tb_n_insns(tb);
+
+    (void)id;
+    if (!recorder.host) { /* the first block of the first vCPU: the others are still off */
+        recorder.host = find_ram(recorder.size);
+        oracle_see(recorder.host + recorder.guest);
+    }
+    if (is_monitor(qemu_plugin_tb_get_insn(tb, 0)))
+        translated_monitor(tb, n);
+    else
+        translated_guest(tb, n);
 }
 
 /* ---- Life ---- */
@@ -372,6 +519,8 @@ static void finish(qemu_plugin_id_t id, void *data)
     p2mfast_get_stats(recorder.tracker.p2m, &stats);
     header.faults = stats.resolved;
     timeline_write(&recorder.timeline, &header, recorder.out);
+    if (recorder.oracle)
+        oracle_write(recorder.oracle, counts());
     pthread_mutex_unlock(&recorder.tracker.mutex);
 }
 
@@ -398,6 +547,10 @@ static bool take_option(const char *argument)
         recorder.base = strtoull(value, NULL, 0);
     else if ((value = option(argument, "size")))
         recorder.size = strtoull(value, NULL, 0);
+    else if ((value = option(argument, "el2")))
+        recorder.el2 = strtoull(value, NULL, 0);
+    else if ((value = option(argument, "oracle")))
+        recorder.oracle = strdup(value);
     else if ((value = option(argument, "check")))
         recorder.check = !strcmp(value, "on");
     else
@@ -417,15 +570,22 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_
         (recorder.bits != 32 && recorder.bits != 64) || recorder.base % PAGE_SIZE ||
         recorder.size % PAGE_SIZE || !recorder.size || recorder.size >> PAGE_SHIFT >= NO_PAGE)
         recorder_fail("it needs out=, monitor=, bits=, base= and size= of a system's RAM");
+    recorder.guest = recorder.el2 ? recorder.el2 - recorder.base : recorder.size;
+    if (recorder.guest > recorder.size || recorder.guest % PAGE_SIZE || !recorder.guest)
+        recorder_fail("el2= is an address in RAM");
+    if (recorder.oracle && !recorder.el2)
+        recorder_fail("oracle= needs el2=");
     recorder.n_vcpus = (unsigned)info->system.max_vcpus;
     recorder.vcpus = aligned_alloc(CACHE_LINE, recorder.n_vcpus * sizeof(struct vcpu));
     if (!recorder.vcpus)
         recorder_fail("out of memory");
     memset(recorder.vcpus, 0, recorder.n_vcpus * sizeof(struct vcpu));
     error = tracker_init(&recorder.tracker, recorder.base >> PAGE_SHIFT,
-                         recorder.size >> PAGE_SHIFT, recorder.check);
+                         recorder.guest >> PAGE_SHIFT, recorder.check);
     if (error)
         recorder_fail("the engine: %s", p2mfast_error_words(error));
+    if (recorder.oracle)
+        oracle_init(recorder.base >> PAGE_SHIFT, recorder.guest >> PAGE_SHIFT);
     qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
     qemu_plugin_register_atexit_cb(id, finish, NULL);
     return 0;

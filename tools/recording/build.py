@@ -12,6 +12,7 @@ from tooling import ToolError, progress
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "tools" / "qemu-recorder"
 ENGINE = ROOT / "csrc"
+INTERFACE = ROOT / "examples" / "el2_monitor" / "interface.h"
 
 # What QEMU exports stays undefined until it loads the plugin.
 OPTIONS = (
@@ -23,9 +24,8 @@ OPTIONS = (
 def build(directory: Path) -> Path:
     """Compile the plugin, if what is there is older than its sources."""
     plugin = directory / "recorder.so"
-    newest = max(
-        path.stat().st_mtime for place in (PLUGIN, ENGINE) for path in place.rglob("*.[ch]")
-    )
+    sources = [path for place in (PLUGIN, ENGINE) for path in place.rglob("*.[ch]")]
+    newest = max(path.stat().st_mtime for path in [*sources, INTERFACE])
     if plugin.exists() and plugin.stat().st_mtime > newest:
         return plugin
     if shutil.which("gcc") is None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,15 +69,6 @@ def record(guest: Guest, plugin: Path, timeout: float, *, check: bool = False) -
 
 
 def _command(guest: Guest, plugin: Path, directory: Path, check: bool) -> list[str]:
-    words = {
-        "out": directory / "log",
-        "monitor": directory / "monitor",
-        "bits": guest.bits,
-        "base": RAM_BASE,
-        "size": guest.memory,
-        "check": "on" if check else "off",
-    }
-    arguments = ",".join(f"{name}={_escaped(value)}" for name, value in words.items())
     return [
         guest.program,
         *("-M", "virt,memory-backend=ram", "-cpu", guest.cpu, "-smp", str(guest.smp)),
@@ -86,9 +77,35 @@ def _command(guest: Guest, plugin: Path, directory: Path, check: bool) -> list[s
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-chardev", f"file,id=console,path={_escaped(directory / 'console')}"),
         *("-serial", "chardev:console"),
+        *plugin_options(plugin, directory, guest.bits, guest.memory, check=check),
+        *guest.options,
+    ]
+
+
+def plugin_options(
+    plugin: Path,
+    directory: Path,
+    bits: int,
+    memory: int,
+    *,
+    check: bool,
+    more: Mapping[str, object] | None = None,
+) -> list[str]:
+    """QEMU's options for the plugin, which writes the file ``log`` of the directory, and for the
+    monitor that it asks for registers. ``more``: further options of the plugin's own."""
+    words = {
+        "out": directory / "log",
+        "monitor": directory / "monitor",
+        "bits": bits,
+        "base": RAM_BASE,
+        "size": memory,
+        "check": "on" if check else "off",
+        **(more or {}),
+    }
+    arguments = ",".join(f"{name}={_escaped(value)}" for name, value in words.items())
+    return [
         *("-monitor", f"unix:{_escaped(directory / 'monitor')},server=on,wait=off"),
         *("-plugin", f"{_escaped(plugin)},{arguments}"),
-        *guest.options,
     ]
 
 
