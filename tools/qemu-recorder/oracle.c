@@ -57,15 +57,16 @@ enum monitor_instruction oracle_decode(uint32_t word)
 
 /* Of a page, for one judgement. */
 #define IN_RUNS 1u
-#define WALKED 2u /* resolved for a walk of the guest's own tables, which no callback shows */
-#define ABORTED 4u
+#define WALKED 2u  /* resolved for a walk of the guest's own tables, which no callback shows */
+#define ABORTED 4u /* resolved for an access, which may not have been tried again yet */
 
 struct judgement {
     uint64_t vcpu, cause, pages;
     uint64_t logged;           /* pages of its runs */
     uint64_t elsewhere;        /* of these, beyond the guest's RAM */
     uint64_t written, touched; /* since the last one, in all of RAM */
-    uint64_t missed, ambiguous, untouched;
+    uint64_t missed, ambiguous;
+    uint64_t walked, aborted, untouched; /* pages of its runs that nobody was seen to touch */
     uint64_t missed_gfns[FIRST_MISSED];
     uint64_t lines; /* cleaned */
     uint64_t invalidations;
@@ -82,6 +83,7 @@ static struct {
     unsigned epoch;
     uint8_t *told; /* a page: IN_RUNS... */
     bool started;
+    uint64_t before; /* instructions of the monitor before the guest's start */
     enum { CLOSED, BEGUN, COLLECTED } stage; /* of a flush: the marks that were seen */
     uint64_t disorder;                       /* marks that come where they should not */
     struct judgement now;
@@ -231,38 +233,34 @@ static void judge_writes(void)
     oracle.epoch++;
 }
 
-/* Faults since the last flush began that explain a page which nobody was seen to touch: of walks;
- * and those whose instruction had not been tried again yet, since it was resolved while this flush
- * went on, or was its vCPU's last before. */
+/* Faults since the last flush began: they explain pages that nobody was seen to touch. */
 static void mark_faults(struct judgement *now)
 {
-    uint64_t end = faults_logged(), page;
-    uint32_t seen = 0;
-
     now->faults_logged = report()->faults <= FAULTS_MAX;
-    for (uint64_t i = end; i-- > oracle.faults_last;) {
+    for (uint64_t i = oracle.faults_last, page; i < faults_logged(); i++) {
         const struct fault_record *fault = fault_record(i);
-        uint32_t vcpu = (uint32_t)1 << (fault->what >> 8 & (MAX_VCPUS - 1));
-        bool last = i >= oracle.faults_begin || !(seen & vcpu);
 
-        if (i < oracle.faults_begin)
-            seen |= vcpu;
-        if (!has_page(fault->gfn, &page))
-            continue;
-        if (fault->what & FAULT_STAGE1_WALK)
-            oracle.told[page] |= WALKED;
-        if (last)
-            oracle.told[page] |= ABORTED;
+        if (has_page(fault->gfn, &page))
+            oracle.told[page] |= fault->what & FAULT_STAGE1_WALK ? WALKED : ABORTED;
     }
+    oracle.faults_last = oracle.faults_begin;
 }
 
 static void judge_touches(void)
 {
-    mark_faults(&oracle.now);
-    for (uint64_t page = 0; page < oracle.n_pages; page++)
-        oracle.now.untouched += oracle.told[page] == IN_RUNS;
+    struct judgement *now = &oracle.now;
+
+    mark_faults(now);
+    for (uint64_t page = 0; page < oracle.n_pages; page++) {
+        unsigned told = oracle.told[page];
+
+        if (!(told & IN_RUNS))
+            continue;
+        now->walked += (told & WALKED) != 0;
+        now->aborted += (told & (WALKED | ABORTED)) == ABORTED;
+        now->untouched += told == IN_RUNS;
+    }
     memset(oracle.told, 0, oracle.n_pages);
-    oracle.faults_last = oracle.faults_begin;
 }
 
 static void keep(void)
@@ -317,16 +315,18 @@ static bool is_flushing(unsigned vcpu)
 void oracle_mark(unsigned vcpu, enum monitor_instruction mark, struct oracle_counts counts)
 {
     pthread_mutex_lock(&oracle.mutex);
-    if (mark == MONITOR_STARTS && !oracle.started)
+    if (mark == MONITOR_STARTS && !oracle.started) {
         oracle.started = true;
-    else if (mark == MONITOR_BEGINS && oracle.started && oracle.stage == CLOSED)
+        oracle.before = counts.monitor;
+    } else if (mark == MONITOR_BEGINS && oracle.started && oracle.stage == CLOSED) {
         begin(vcpu);
-    else if (mark == MONITOR_COLLECTED && oracle.stage == BEGUN && is_flushing(vcpu))
+    } else if (mark == MONITOR_COLLECTED && oracle.stage == BEGUN && is_flushing(vcpu)) {
         collected();
-    else if (mark == MONITOR_CLEANED && oracle.stage == COLLECTED && is_flushing(vcpu))
+    } else if (mark == MONITOR_CLEANED && oracle.stage == COLLECTED && is_flushing(vcpu)) {
         cleaned(counts);
-    else
+    } else {
         oracle.disorder++;
+    }
     pthread_mutex_unlock(&oracle.mutex);
 }
 
@@ -389,7 +389,7 @@ static void number(FILE *file, const char *name, uint64_t value)
 static void write_counts(FILE *file, const struct oracle_counts *counts)
 {
     number(file, "guest_instructions", counts->guest);
-    number(file, "monitor_instructions", counts->monitor);
+    number(file, "monitor_instructions", counts->monitor - oracle.before);
     number(file, "zeroings", counts->zeroings);
     number(file, "unresolved", counts->unresolved);
 }
@@ -401,6 +401,8 @@ static void write_sums(FILE *file, const struct judgement *at)
     number(file, "touched", at->touched);
     number(file, "missed", at->missed);
     number(file, "ambiguous", at->ambiguous);
+    number(file, "walked", at->walked);
+    number(file, "aborted", at->aborted);
     number(file, "untouched", at->untouched);
     number(file, "elsewhere", at->elsewhere);
     number(file, "civac", at->lines);
@@ -446,6 +448,8 @@ void oracle_write(const char *path, struct oracle_counts counts)
         sum.touched += at->touched;
         sum.missed += at->missed;
         sum.ambiguous += at->ambiguous;
+        sum.walked += at->walked;
+        sum.aborted += at->aborted;
         sum.untouched += at->untouched;
         sum.elsewhere += at->elsewhere;
         sum.lines += at->lines;

@@ -266,6 +266,7 @@ static void instruction_begins(unsigned index, void *data)
         break;
     case INSTRUCTION_CALL: /* with the MMU off, a reset could not be told from a return */
         vcpu->after = word & BLOCK_IDENTITY ? AFTER_NOTHING : AFTER_CALL;
+        vcpu->block = 0; /* which has come to its end */
         break;
     case INSTRUCTION_VM_REG:
         if (!vcpu->trapped)

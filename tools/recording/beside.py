@@ -72,7 +72,9 @@ class Judgements(NamedTuple):
             "zeroings": "DC ZVA instructions, whose stores are not seen",
             "unresolved": "accesses had no address",
         }
-        return [f"{self.totals[name]} {words}" for name, words in wrong.items() if self.totals[name]]
+        return [
+            f"{self.totals[name]} {words}" for name, words in wrong.items() if self.totals[name]
+        ]
 
 
 def _monitor_bytes() -> int:
