@@ -1,5 +1,5 @@
-"""The plugin beside the monitor at EL2 (examples/el2_monitor): a guest below it recorded, and each of
-the monitor's flushes judged."""
+"""The plugin beside the monitor at EL2 (examples/el2_monitor): the guest recorded, and each of the
+monitor's flushes judged."""
 
 from __future__ import annotations
 
