@@ -13,43 +13,29 @@ from recording.beside import Beside, Judgements
 from recording.build import INTERFACE
 from recording.log import Log
 
+from p2mfast.experiment.metal import interface
+
 HERE = Path(__file__).parent
 MEMORY = 512 << 20
 RAM_BASE, GUEST, MONITOR = 0x4000_0000, 0x4020_0000, 0x5F00_0000
 CODE = GUEST >> 12
 """The page of the guest's code, which it touches whenever it runs."""
 
-_HEADER = INTERFACE.read_text()
-
-
-def _definitions(text: str) -> dict[str, int]:
-    found = re.findall(r"^#define (\w+) (\(1 << \d+\)|\w+)", text, re.MULTILINE)
-    return {name: int(value, 0) for name, value in found if not value.startswith("(")}
-
-
-_NUMBERS = _definitions(_HEADER)
-_ORDERS = _definitions((HERE / "judged.S").read_text())
-
-
-def _word_of(struct: str, field: str) -> int:
-    """Which word of a struct of interface.h its field begins at."""
-    match = re.search(rf"^struct {struct} {{(.*?)^}};", _HEADER, re.MULTILINE | re.DOTALL)
-    assert match, struct
-    body = re.sub(r"/\*.*?\*/", "", match[1], flags=re.DOTALL)
-    at = 0
-    for name, length in re.findall(r"(\w+)(?:\[(\w+)\])?;|, ", body):
-        if name == field:
-            return at
-        at += int(length, 0) if length else 1
-    raise AssertionError(f"struct {struct} has no {field}")
+_INTERFACE = interface.read(INTERFACE)
+_ORDERS = {
+    name: int(value, 0)
+    for name, value in re.findall(
+        r"^#define ((?:ORDER|SCRIPT)\w+) (\w+)", (HERE / "judged.S").read_text(), re.MULTILINE
+    )
+}
 
 
 def parameters(**values: int) -> bytes:
     """The monitor's parameters, as interface.h has them."""
-    words = np.zeros(64, "<u8")
+    told = np.zeros((), _INTERFACE.structs["parameters"])
     for name, value in values.items():
-        words[_word_of("parameters", name)] = value
-    return words.tobytes()
+        told[name] = value
+    return told.tobytes()
 
 
 class Script:
@@ -80,10 +66,11 @@ class Script:
 
     def poke(self, place: str, index: int, struct: str, **values: int) -> Script:
         """The monitor writes fields of a struct in a log, or of its report."""
-        size = {"flush_record": 14, "run_record": 3, "fault_record": 2, "report": 0}[struct]
-        base = MONITOR + _NUMBERS[place] + 8 * size * index
+        type_ = _INTERFACE.structs[struct]
+        base = MONITOR + _INTERFACE[place] + type_.itemsize * index
         for name, value in values.items():
-            self.order("POKE", base + 8 * _word_of(struct, name), value)
+            assert type_.fields is not None
+            self.order("POKE", base + type_.fields[name][1], value)
         return self
 
     def fault(self, gfn: int, what: int = 0, vcpu: int = 0) -> Script:
@@ -96,10 +83,8 @@ class Script:
         """A flush begins, and logs runs of (gfn, nr)."""
         runs = list(runs)
         self.pages = sum(nr for _, nr in runs)
-        self.poke(
-            *("FLUSHES_OFFSET", self.flushes, "flush_record"),
-            **{"vcpu": vcpu, "cause": cause, "first_run": self.runs, "runs": len(runs)},
-        )
+        record = {"vcpu": vcpu, "cause": cause, "first_run": self.runs, "runs": len(runs)}
+        self.poke("FLUSHES_OFFSET", self.flushes, "flush_record", **record)
         self.mark("BEGINS")
         for gfn, nr in runs:
             self.poke("RUNS_OFFSET", self.runs, "run_record", gfn=gfn, mfn=gfn, nr=nr)
@@ -138,14 +123,14 @@ def run(
     plugin: Path, program: Path, directory: Path, *scripts: Script, **policy: int
 ) -> tuple[Judgements, Log]:
     """Boot the program with a script for each vCPU: what was judged, and what was recorded."""
-    loads = [(program, None)]
+    loads: list[tuple[Path, int | None]] = [(program, None)]
     for i, script in enumerate(scripts):
         path = directory / f"script{i}"
         path.write_bytes(np.array(script.words, "<u8").tobytes())
         loads.append((path, _ORDERS["SCRIPTS"] + (i << _ORDERS["SCRIPT_BYTES_LOG"])))
     told = directory / "parameters"
     told.write_bytes(parameters(**{"arm": 1, **policy}))
-    loads.append((told, MONITOR + _NUMBERS["PARAMETERS_OFFSET"]))
+    loads.append((told, MONITOR + _INTERFACE["PARAMETERS_OFFSET"]))
     command: list[Any] = [
         *("qemu-system-aarch64", "-nodefaults", "-display", "none", "-no-reboot"),
         *("-M", "virt,virtualization=on,memory-backend=ram", "-cpu", "cortex-a57"),

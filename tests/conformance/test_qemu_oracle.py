@@ -153,12 +153,25 @@ def test_between_two_invalidations(bench: Bench, this: bool) -> None:
     some(second, missed=0 if this else 1)
 
 
-def test_cleaning_before_arming_leaves_it_open(bench: Bench) -> None:
-    script = started().begin([(A, 1), OURS]).order("CLEAN", 2 * 64).write(A, B)
-    judged = bench.judge(script.order("INVALIDATE").end(0).flush(), flush=PATH)
-    first, second = judged.flushes
-    some(first, missed=0, ambiguous=1, civac=2 * 64)
-    some(second, missed=1, missed_gfns=[B])
+@pytest.mark.parametrize(
+    ("clean", "missed"),
+    [
+        (0, [B]),  # of the lines of C, A and the guest's code
+        (64, [B]),
+        (65, None),
+        (127, None),
+        (128, [A, B]),
+        (192, [A, B]),
+    ],
+)
+def test_cleaning_before_arming(bench: Bench, clean: int, missed: list[int] | None) -> None:
+    """What is written when it has been cleaned has to be in the next flush. A is written when so
+    many lines are clean: with some of its own, nobody tells."""
+    script = started().begin([(C, 1), (A, 1), OURS]).order("CLEAN", clean).write(A, B)
+    script.order("CLEAN", 192 - clean).order("INVALIDATE").end(0)
+    first, second = bench.judge(script.flush(), flush=PATH).flushes
+    some(first, missed=0, ambiguous=int(missed is None), civac=192)
+    some(second, missed_gfns=[B] if missed is None else missed)
 
 
 def test_without_tracking(bench: Bench) -> None:

@@ -68,7 +68,7 @@ struct judgement {
     uint64_t missed, ambiguous;
     uint64_t walked, aborted, untouched; /* pages of its runs that nobody was seen to touch */
     uint64_t missed_gfns[FIRST_MISSED];
-    uint64_t lines; /* cleaned */
+    uint64_t lines; /* cleaned; until it has ended: by all before it */
     uint64_t invalidations;
     bool runs_logged, faults_logged; /* there was room for all */
     struct oracle_counts counts;
@@ -76,12 +76,19 @@ struct judgement {
 
 struct oracle_pages oracle_pages;
 
+/* Of a page that is written while a flush goes on that cleans before it arms. */
+struct writing {
+    uint64_t from, to; /* lines cleaned when its last block began, and when it was seen */
+    uint64_t place;    /* of the page among those that the flush cleans */
+};
+
 static struct {
     const uint8_t *monitor;
     uint64_t base_gfn, n_pages;
     pthread_mutex_t mutex; /* of marks; a monitor that is as it should be has one flush at a time */
     unsigned epoch;
     uint8_t *told; /* a page: IN_RUNS... */
+    struct writing *writings;
     bool started;
     uint64_t before; /* instructions of the monitor before the guest's start */
     enum { CLOSED, BEGUN, COLLECTED } stage; /* of a flush: the marks that were seen */
@@ -103,6 +110,13 @@ static void accesses_are(unsigned epoch, unsigned written)
 {
     __atomic_store_n(&oracle_pages.read, flags_of(epoch, TOUCHED), __ATOMIC_SEQ_CST);
     __atomic_store_n(&oracle_pages.written, flags_of(epoch, TOUCHED | written), __ATOMIC_SEQ_CST);
+}
+
+/* What is written from now on is the next flush's. */
+static void next_epoch(void)
+{
+    accesses_are(oracle.epoch + 1, WRITTEN);
+    __atomic_store_n(&oracle_pages.flushing, false, __ATOMIC_SEQ_CST);
 }
 
 /* Take an epoch's flags of a page away, and return them. */
@@ -180,10 +194,12 @@ static void mark_runs(struct judgement *now, const struct flush_record *record)
 
         now->logged += run->nr;
         for (uint64_t at = 0, page; at < run->nr; at++) {
-            if (has_page(run->gfn + at, &page))
-                oracle.told[page] |= IN_RUNS;
-            else
+            if (!has_page(run->gfn + at, &page)) {
                 now->elsewhere++;
+                continue;
+            }
+            oracle.told[page] |= IN_RUNS;
+            oracle.writings[page].place = now->logged - run->nr + at;
         }
     }
 }
@@ -195,21 +211,36 @@ static void miss(struct judgement *now, uint64_t page)
     now->missed++;
 }
 
+enum when { BEFORE_CLEANING, PERHAPS_BEFORE, AFTER_CLEANING };
+
+/* When was a page of the runs, written since the flush began, last written? */
+static enum when last_written(uint64_t page, unsigned flags, bool armed_first)
+{
+    const struct writing *writing = &oracle.writings[page];
+    uint64_t first = oracle.now.lines + writing->place * LINES_A_PAGE;
+
+    if (flags & WRITTEN_MIDWAY)
+        return PERHAPS_BEFORE;
+    if (armed_first || writing->to <= first)
+        return BEFORE_CLEANING;
+    return writing->from >= first + LINES_A_PAGE ? AFTER_CLEANING : PERHAPS_BEFORE;
+}
+
 static void judge_page(struct judgement *now, uint64_t page, bool armed_first)
 {
     unsigned flags = take_flags(page, oracle.epoch);
     unsigned late = flags & (WRITTEN_IN_IT | WRITTEN_MIDWAY);
-    /* Cleaned behind the invalidation, a page is clean whenever it was written before that. */
-    unsigned unsure = armed_first ? WRITTEN_MIDWAY : WRITTEN_IN_IT | WRITTEN_MIDWAY;
     bool in_runs = oracle.told[page] & IN_RUNS;
+    enum when when = AFTER_CLEANING;
 
     now->touched += (flags & TOUCHED) != 0;
     now->written += (flags & (WRITTEN | late)) != 0;
-    if (in_runs)
-        now->ambiguous += (flags & unsure) != 0;
-    else if (flags & WRITTEN)
+    if (flags & WRITTEN && !in_runs)
         miss(now, page);
-    if (!in_runs && late) /* owed by the next */
+    if (late && in_runs)
+        when = last_written(page, flags, armed_first);
+    now->ambiguous += when == PERHAPS_BEFORE;
+    if (late && when == AFTER_CLEANING) /* owed by the next */
         add_flags(page, oracle.epoch + 1, TOUCHED | WRITTEN);
     if (flags & TOUCHED)
         oracle.told[page] &= (uint8_t)~IN_RUNS; /* what stays is to be explained */
@@ -222,7 +253,7 @@ static void judge_writes(void)
     bool armed_first = arms_first();
 
     if (!now->invalidations)
-        accesses_are(oracle.epoch + 1, WRITTEN);
+        next_epoch();
     now->runs_logged = report()->runs + LEAST_ROOM <= RUNS_MAX && report()->flushes < FLUSHES_MAX;
     if (now->runs_logged)
         mark_runs(now, oracle.record);
@@ -282,8 +313,10 @@ static void begin(unsigned vcpu)
 
     oracle.stage = BEGUN;
     oracle.record = flush_record(n < FLUSHES_MAX ? n : 0);
-    oracle.now = (struct judgement){.vcpu = vcpu};
+    oracle.now = (struct judgement){.vcpu = vcpu, .lines = oracle_lines()};
     oracle.faults_begin = faults_logged();
+    memset(oracle.writings, 0, oracle.n_pages * sizeof(oracle.writings[0]));
+    __atomic_store_n(&oracle_pages.flushing, true, __ATOMIC_SEQ_CST);
     accesses_are(oracle.epoch, WRITTEN_IN_IT);
 }
 
@@ -291,7 +324,7 @@ static void collected(void)
 {
     judge_writes();
     if (arms_first())
-        oracle.now.lines = 0;
+        oracle.now.lines = oracle_lines(); /* what was cleaned before is too early */
     oracle.stage = COLLECTED;
 }
 
@@ -301,6 +334,7 @@ static void cleaned(struct oracle_counts counts)
 
     now->cause = oracle.record->cause;
     now->pages = oracle.record->pages;
+    now->lines = oracle_lines() - now->lines;
     now->counts = counts;
     judge_touches();
     keep();
@@ -333,8 +367,25 @@ void oracle_mark(unsigned vcpu, enum monitor_instruction mark, struct oracle_cou
 void oracle_clean(unsigned vcpu)
 {
     pthread_mutex_lock(&oracle.mutex);
-    oracle.now.lines += is_flushing(vcpu);
+    if (is_flushing(vcpu))
+        __atomic_store_n(&oracle_pages.lines, oracle_pages.lines + 1, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&oracle.mutex);
+}
+
+/* Raise it: others may do so at the same time. */
+static void raise_to(uint64_t *at, uint64_t value)
+{
+    uint64_t old = __atomic_load_n(at, __ATOMIC_RELAXED);
+
+    while (old < value &&
+           !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        continue;
+}
+
+void oracle_written_in_flush(uint64_t page, uint64_t lines)
+{
+    raise_to(&oracle.writings[page].from, lines);
+    raise_to(&oracle.writings[page].to, oracle_lines());
 }
 
 /* There was another invalidation before: what was written since then may have been collected before
@@ -356,7 +407,7 @@ void oracle_invalidated(unsigned vcpu)
         if (oracle.now.invalidations++)
             invalidated_again();
         else
-            accesses_are(oracle.epoch + 1, WRITTEN);
+            next_epoch();
     }
     pthread_mutex_unlock(&oracle.mutex);
 }
@@ -368,8 +419,9 @@ void oracle_init(uint64_t base_gfn, uint64_t pages)
     oracle.base_gfn = base_gfn;
     oracle.n_pages = pages;
     oracle.told = calloc(pages, 1);
+    oracle.writings = calloc(pages, sizeof(oracle.writings[0]));
     oracle_pages.flags = calloc(pages, 1);
-    if (!oracle.told || !oracle_pages.flags)
+    if (!oracle.told || !oracle.writings || !oracle_pages.flags)
         recorder_fail("out of memory");
     accesses_are(oracle.epoch, WRITTEN);
 }

@@ -10,7 +10,10 @@
  * from here on has to be among the next flush's pages collected   MARK_COLLECTED: its pages are in
  * the log, and judged
  *
- * What is written between the first two is among its pages or else among the next one's.
+ * What is written between the first two is among its pages or else among the next one's. A monitor
+ * that cleans before it arms may have cleaned the page already: then it has to be the next one's. A
+ * store is done between its block's start and its callback; where the page is cleaned between these
+ * two, nobody tells, and it is counted as ambiguous.
  *
  * QEMU lets all vCPUs leave their translation blocks for a broadcast invalidation. A store and its
  * callback are in one block, so that a store that is seen afterwards was done afterwards.
@@ -42,21 +45,33 @@ struct oracle_counts {
     uint64_t unresolved;     /* accesses that QEMU told no address of */
 };
 
-/* A byte for each page of the guest, and what an access sets in it by now. */
 struct oracle_pages {
-    uint8_t *flags;
-    uint8_t read, written;
+    uint8_t *flags;        /* a byte for each page of the guest, */
+    uint8_t read, written; /* and what an access sets in it by now */
+    bool flushing;         /* from a flush's begin to its invalidation */
+    uint64_t lines;        /* cleaned by all flushes so far: it never falls */
 };
 extern struct oracle_pages oracle_pages;
 
-/* The guest reads, fetches or writes this page, counted from the start of RAM. */
-static inline void oracle_touch(uint64_t page, bool write)
+static inline uint64_t oracle_lines(void)
+{
+    return __atomic_load_n(&oracle_pages.lines, __ATOMIC_SEQ_CST);
+}
+
+/* A page is written while a flush goes on, by a block that began when so many lines were clean. */
+void oracle_written_in_flush(uint64_t page, uint64_t lines);
+
+/* The guest reads, fetches or writes this page, counted from the start of RAM; the block that does
+ * so began when so many lines were clean. */
+static inline void oracle_touch(uint64_t page, bool write, uint64_t lines)
 {
     uint8_t flag =
         __atomic_load_n(write ? &oracle_pages.written : &oracle_pages.read, __ATOMIC_RELAXED);
 
     if (flag & ~__atomic_load_n(&oracle_pages.flags[page], __ATOMIC_RELAXED))
         __atomic_fetch_or(&oracle_pages.flags[page], flag, __ATOMIC_RELAXED);
+    if (write && __atomic_load_n(&oracle_pages.flushing, __ATOMIC_RELAXED))
+        oracle_written_in_flush(page, lines);
 }
 
 /* For so many pages from this frame on. */

@@ -44,6 +44,7 @@ struct vcpu {
     uint64_t instructions; /* of the blocks it has begun */
     uint64_t monitor_instructions;
     uint64_t block, block_va; /* the guest's last: its word (pack_block) and address */
+    uint64_t lines;           /* that the monitor had cleaned when that block began */
     bool left;                /* it, for the monitor */
     bool invalidating;        /* in the monitor: its last block ended with a TLBI */
     uint64_t zeroings;
@@ -226,7 +227,7 @@ static void touch_page(struct vcpu *vcpu, uint64_t page, unsigned kind)
 {
     tracker_touch(&recorder.tracker, &vcpu->tlb, page, kind);
     if (recorder.oracle)
-        oracle_touch(page, kind == P2MFAST_WRITE);
+        oracle_touch(page, kind == P2MFAST_WRITE, vcpu->lines);
 }
 
 static void block_begins(unsigned index, void *data)
@@ -362,6 +363,7 @@ static void guest_goes_on(unsigned index, void *data)
         __atomic_store_n(&vcpu->instructions, vcpu->instructions - (n - done), __ATOMIC_RELAXED);
     }
     vcpu->left = false;
+    vcpu->lines = oracle_lines();
     vcpu->block_va = va;
 }
 

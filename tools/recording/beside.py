@@ -4,13 +4,13 @@ monitor's flushes judged."""
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tooling import ToolError
 
+from p2mfast.experiment.metal import interface
 from recording import RAM_BASE
 from recording.build import INTERFACE
 from recording.log import Log, read
@@ -32,7 +32,7 @@ class Beside(NamedTuple):
     def amend(self, command: Sequence[str]) -> list[str]:
         """QEMU's command with the plugin. Its RAM has to be one memory backend with share=on."""
         words = {
-            "el2": hex(RAM_BASE + self.memory - _monitor_bytes()),
+            "el2": hex(RAM_BASE + self.memory - interface.read(INTERFACE)["MONITOR_BYTES"]),
             "oracle": self.directory / "oracle.json",
         }
         return [
@@ -75,10 +75,3 @@ class Judgements(NamedTuple):
         return [
             f"{self.totals[name]} {words}" for name, words in wrong.items() if self.totals[name]
         ]
-
-
-def _monitor_bytes() -> int:
-    found = re.search(r"^#define MONITOR_BYTES (\w+)$", INTERFACE.read_text(), re.MULTILINE)
-    if found is None:
-        raise ToolError(f"{INTERFACE} has no MONITOR_BYTES")
-    return int(found[1], 0)
