@@ -162,6 +162,7 @@ trapped:
 1:  mrs     x3, elr_el2
     add     x3, x3, #4
     msr     elr_el2, x3
+    mov     x1, #0  /* what the guest wrote is to be looked at before */
     eret
 
 /* Only a lower level's synchronous exceptions are expected (Arm ARM DDI 0487, D1.3). */
