@@ -160,7 +160,7 @@ def _guest(arguments: argparse.Namespace) -> Guest:
         return find(arguments.guest or metal.GUESTS[0], arguments.guests)
     missing = [name for name in own if name not in given]
     if missing:
-        raise ValueError(f"{' and '.join(given)} need {' and '.join(missing)}, too")
+        raise ValueError(f"{' and '.join(given)}: there must be {' and '.join(missing)}, too")
     if arguments.guest is not None:
         raise ValueError(f"--guest {arguments.guest} and --kernel exclude each other")
     kernel: Path = arguments.kernel

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+_DEFINE = re.compile(r"^[ \t]*#define[ \t]+(\w+)[ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -43,7 +45,7 @@ def parse(text: str) -> Interface:
     """The same of the header's text."""
     text = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
     numbers: dict[str, int] = {}
-    for name, value in re.findall(r"^#define[ \t]+(\w+)[ \t]+(\S.*?)[ \t]*$", text, re.MULTILINE):
+    for name, value in _DEFINE.findall(text):
         numbers[name] = _number(name, value)
     structs: dict[str, np.dtype[np.void]] = {}
     for kind, name, body in re.findall(r"\b(enum|struct)\s+(\w+)\s*\{([^}]*)\}\s*;", text):

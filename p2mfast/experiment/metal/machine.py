@@ -121,16 +121,14 @@ def monitor_base(setup: Setup, interface: Interface) -> int:
     return interface["RAM_BASE"] + setup.memory - interface["MONITOR_BYTES"]
 
 
-def prepare(
-    setup: Setup, interface: Interface, work: Path, ram: str, elf: Path | None = None
-) -> list[str]:
+def prepare(setup: Setup, interface: Interface, work: Path, ram: str) -> list[str]:
     """Make the files that QEMU loads, in the directory ``work``; its command line.
 
-    ``ram``: the file that is to be its RAM. ``elf``: the monitor, where it is not to be built. The
-    guest's console will be the file ``console`` of ``work``.
+    ``ram``: the file that is to be its RAM. The guest's console will be the file ``console`` of
+    ``work``.
     """
     base = monitor_base(setup, interface)
-    elf = elf or build_monitor(base)
+    elf = build_monitor(base)
     guest, guest_bytes = setup.guest, base - interface["RAM_BASE"]
     arguments = f"earlycon console=ttyAMA0 panic=-1 {HOTPLUG}={setup.hotplug}"
     tree = _device_tree(setup, work, guest_bytes, arguments)

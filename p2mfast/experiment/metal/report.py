@@ -32,15 +32,14 @@ _COUNTED_WORDS = (
     f" {_LIMIT_WORDS}"
 )
 _CPU_1_WORDS = (
-    "CPU 1: from its last CPU_ON to its caches' coming on; failed: Linux said that it did not come"
-    " online"
+    "CPU 1: from its last CPU_ON to its caches' coming on; failed: Linux said of it, or of another,"
+    " that it did not come online; -: its caches' coming on was not trapped"
 )
 _TIMED_WORDS = (
     f"{_FLUSH_WORDS}\n"
     "* by the guest's clock, which is the time that QEMU took here: with several vCPUs it does not"
     f" count instructions. {_LIMIT_WORDS}\n"
-    f"{_CPU_1_WORDS}. CPUs on: the fewest that the guest's init has found, at its start and after"
-    " each round of hotplug."
+    f"{_CPU_1_WORDS}."
 )
 
 
@@ -63,7 +62,7 @@ def metal_table(runs: Sequence[MetalRun], names: dict[Policy, tuple[str, str]]) 
         *(
             ("worst\nM", "of 1 s\n*", "track\nM", "of\nboot")
             if counted
-            else ("worst\nms *", "of 1 s\n*", "CPU 1\nms *", "CPUs\non")
+            else ("worst\nms *", "of 1 s\n*", "CPU 1\nms *")
         ),
     )
     rows = [
@@ -96,7 +95,7 @@ def _counted(run: MetalRun) -> tuple[str | Text, ...]:
 
 def _timed(run: MetalRun) -> tuple[str | Text, ...]:
     took = run.bring_up_ms
-    if 1 in run.failed_cpus:
+    if run.failed_cpus:
         up = Text("failed", style="bold red")
     else:
         up = Text("-" if took is None else f"{took:,.1f}")
@@ -104,7 +103,6 @@ def _timed(run: MetalRun) -> tuple[str | Text, ...]:
         f"{run.worst_flush_ms:,.1f}",
         share_of_bringup(run.worst_flush_ms),
         up,
-        f"{min(run.cpus_online)}/{run.setup.vcpus}" if run.cpus_online else "-",
     )
 
 
