@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -50,8 +51,9 @@ def fetch(name: str, to: Path, work: Path) -> Path:
         shutil.copyfile(initrd, new / "initrd.gz")
         if kind.uboot:
             tree = unpacked("u-boot", kind.arch, work, lambda _: ["u-boot-qemu"])
-            shutil.copyfile(only(tree, "usr/lib/u-boot/qemu_arm64/u-boot.bin"), new / "u-boot.bin")
-            words = f"U-Boot and {words}"
+            uboot = only(tree, "usr/lib/u-boot/qemu_arm64/u-boot.bin")
+            shutil.copyfile(uboot, new / "u-boot.bin")
+            words = f"{_version(uboot)}, then {words}"
         description = {"bits": kind.bits, "words": words}
         (new / "guest.json").write_text(json.dumps(description) + "\n")
         target = to / name
@@ -59,6 +61,12 @@ def fetch(name: str, to: Path, work: Path) -> Path:
             target.rename(Path(partial, "old"))
         new.rename(target)
     return target
+
+
+def _version(uboot: Path) -> str:
+    """Such as "U-Boot 2023.01", of its banner."""
+    match = re.search(rb"U-Boot \d+\.\d+", uboot.read_bytes())
+    return match[0].decode() if match else "U-Boot"
 
 
 def main() -> int:

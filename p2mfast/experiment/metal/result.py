@@ -284,7 +284,7 @@ class Memory:
         unit = setup.nanoseconds if setup.counted else None
         runs = self.log("run_record", "RUNS", int(report["runs"]))
         records = self.log("flush_record", "FLUSHES", int(report["flushes"]))
-        sums = ("arm_cycles", "arms", "map_cycles", "tables", "mappings", "tlb_flushes", "stale",
+        sums = ("arms", "tables", "mappings", "tlb_flushes", "stale",
                 "interrupted", "faults", "runs")  # fmt: skip
         guest_bytes = setup.memory - self._interface["MONITOR_BYTES"]
         return MetalRun(
@@ -298,7 +298,8 @@ class Memory:
             ticks=int(report["ticks"]),
             ticks_per_second=int(report["ticks_per_second"]),
             counters={"guest_pages": guest_bytes // PAGE_SIZE}
-            | {name: report[name].tolist() for name in sums},
+            | {name: report[name].tolist() for name in sums}
+            | {name: int(report[name]) // (unit or 1) for name in ("arm_cycles", "map_cycles")},
             console=console,
             wall_s=wall_s,
         )
