@@ -267,6 +267,23 @@ def test_nothing_is_counted_with_two_vcpus(qemu: FakeQemu, tmp_path: Path) -> No
     assert run.console == qemu.console.replace("\r", "")
 
 
+def test_a_bring_up_ends_the_boot_and_counts(qemu: FakeQemu, tmp_path: Path) -> None:
+    measured(qemu.monitor)
+    qemu.monitor.end("RUNNING")
+    qemu.console = "CPU1: failed to come online\nsmp: Brought up 1 node, 1 CPU\n"
+    qemu.seconds = 60
+    qemu.set()
+    a_guest = guest(tmp_path, 32)
+    run = metal.run(a_guest, ORDINARY, vcpus=2, bring_up=True, nanoseconds=4, timeout=30)
+    assert qemu.command[-2:] == ["-icount", "shift=2,sleep=off"]
+    assert qemu.parameters()["options"] == INTERFACE["OPTION_COUNT_CYCLES"]
+    assert (run.failed_cpus, run.bring_up_words) == ((1,), "CPU1: failed to come online")
+    # The counter of cycles counts nanoseconds.
+    assert run.flushes[0].instructions == 9_000 // 4
+    assert run.tracking_instructions == (16_000 + 5_000 + 3_000 + 3_000 + 4_000) // 4
+    assert ended(qemu)
+
+
 def test_a_log_that_is_full(qemu: FakeQemu, tmp_path: Path) -> None:
     most = INTERFACE["FLUSHES_MAX"]
     qemu.monitor.flushes["pages"] = 1
@@ -474,6 +491,10 @@ def test_a_failed_boot_is_told_and_ends_in_1(
         (("--policy", "defer=true"), "policy defer=true: "),
         (("--hotplug", "1"), "hotplug=1 needs a second vCPU"),
         (("--vcpus", "2", "--hotplug", "-1"), "hotplug must be from 0 to 1000, not -1"),
+        (("--bring-up",), "bring_up needs a second vCPU, and vcpus is 1"),
+        (("--vcpus", "2", "--hotplug", "1", "--bring-up"), "before hotplug=1 begins"),
+        (("--nanoseconds", "3"), "nanoseconds must be one of 1, 2, 4, "),
+        (("--vcpus", "2", "--nanoseconds", "2"), "nanoseconds=2: with vcpus=2 time is the host's"),
         (("--timeout", "0"), "timeout must be more than 0 s, not 0.0"),
         (("--timeout", "nan"), "timeout must be more than 0 s, not nan"),
         (("--json", "/nowhere/at/all"), "there is no directory /nowhere/at"),
