@@ -188,5 +188,6 @@ void flush(struct vcpu *vcpu)
     flush.record->cycles = report_cycles() - flush.record->started_cycles;
     report()->interrupted += flush.record->interrupted;
     report()->flushes++;
+    report_sums();
     lock_give(&flushing);
 }

@@ -2,7 +2,7 @@
  * What the monitor and whoever starts it agree on: where its memory lies, what it is told, and what
  * it leaves there to be read while it runs and afterwards.
  *
- * Python reads this file (p2mfast/experiment/metal_interface.py), and the oracle beside QEMU
+ * Python reads this file (p2mfast/experiment/metal/interface.py), and the oracle beside QEMU
  * includes it. So it keeps to forms that both can read: numbers in #defines and enums, and structs
  * of uint64_t and arrays of it.
  *
@@ -136,7 +136,8 @@ struct report {
     uint64_t version;
     uint64_t state; /* enum monitor_state */
     uint64_t ticks_per_second;
-    uint64_t ticks; /* since the guest's start, at its end */
+    uint64_t ticks; /* since the guest's start; this and the sums below: at the last flush, then at
+                       the end */
     uint64_t cycles;
     uint64_t flushes;
     uint64_t runs;

@@ -82,7 +82,8 @@ _Noreturn void power_off(void);
 /* report.c */
 struct report *report(void);
 void report_start(void);
-/* The sums that are only made at the end. */
+/* What is summed up at each flush, and at the end. */
+void report_sums(void);
 void report_end(enum monitor_state state);
 uint64_t report_ticks(void); /* since the guest's start */
 uint64_t report_cycles(void);

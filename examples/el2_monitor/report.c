@@ -41,7 +41,7 @@ uint64_t report_cycles(void)
     return cycles() - own.cycles;
 }
 
-void report_end(enum monitor_state state)
+void report_sums(void)
 {
     struct report *told = report();
     const p2mfast_stats_t *stats = &stage2()->stats;
@@ -56,8 +56,13 @@ void report_end(enum monitor_state state)
         told->mappings[i] = stats->mappings[i];
         told->stale -= stats->resolved_levels[i];
     }
+}
+
+void report_end(enum monitor_state state)
+{
+    report_sums();
     publish();
-    told->state = state;
+    report()->state = state;
 }
 
 void report_fault(const struct vcpu *vcpu, uint64_t gfn, unsigned level, unsigned what)
