@@ -214,19 +214,19 @@ static void miss(struct judgement *now, uint64_t page)
 enum when { BEFORE_CLEANING, PERHAPS_BEFORE, AFTER_CLEANING };
 
 /* When was a page of the runs, written since the flush began, last written? */
-static enum when last_written(uint64_t page, unsigned flags, bool armed_first)
+static enum when last_written(uint64_t page, unsigned flags)
 {
     const struct writing *writing = &oracle.writings[page];
     uint64_t first = oracle.now.lines + writing->place * LINES_A_PAGE;
 
     if (flags & WRITTEN_MIDWAY)
         return PERHAPS_BEFORE;
-    if (armed_first || writing->to <= first)
+    if (writing->to <= first) /* always, if it arms first */
         return BEFORE_CLEANING;
     return writing->from >= first + LINES_A_PAGE ? AFTER_CLEANING : PERHAPS_BEFORE;
 }
 
-static void judge_page(struct judgement *now, uint64_t page, bool armed_first)
+static void judge_page(struct judgement *now, uint64_t page)
 {
     unsigned flags = take_flags(page, oracle.epoch);
     unsigned late = flags & (WRITTEN_IN_IT | WRITTEN_MIDWAY);
@@ -238,7 +238,7 @@ static void judge_page(struct judgement *now, uint64_t page, bool armed_first)
     if (flags & WRITTEN && !in_runs)
         miss(now, page);
     if (late && in_runs)
-        when = last_written(page, flags, armed_first);
+        when = last_written(page, flags);
     now->ambiguous += when == PERHAPS_BEFORE;
     if (late && when == AFTER_CLEANING) /* owed by the next */
         add_flags(page, oracle.epoch + 1, TOUCHED | WRITTEN);
@@ -250,7 +250,6 @@ static void judge_page(struct judgement *now, uint64_t page, bool armed_first)
 static void judge_writes(void)
 {
     struct judgement *now = &oracle.now;
-    bool armed_first = arms_first();
 
     if (!now->invalidations)
         next_epoch();
@@ -258,7 +257,7 @@ static void judge_writes(void)
     if (now->runs_logged)
         mark_runs(now, oracle.record);
     for (uint64_t page = 0; page < oracle.n_pages; page++)
-        judge_page(now, page, armed_first);
+        judge_page(now, page);
     if (!now->runs_logged)
         now->missed = 0;
     oracle.epoch++;
