@@ -176,8 +176,7 @@ static uint64_t faults_logged(void)
     return n < FAULTS_MAX ? n : FAULTS_MAX;
 }
 
-/* Collect and arm, then clean: else the other way round, and what is written again while the flush
- * goes on is lost or is not, as it comes. */
+/* It is to clean when it has collected and armed; else it cleans first. */
 static bool arms_first(void)
 {
     const struct parameters *told = parameters();
