@@ -32,6 +32,36 @@ ORDERS = {0: "4 KiB", 9: "2 MiB"}
 FAULT_AROUND = (0, 1, 2, 3, 4, 5, 6, 7, 9)
 
 
+RECORDED = OURS
+"""The policy of the boots from whose traces the others are predicted."""
+
+
+class Judged(NamedTuple):
+    """A boot of 32-bit Linux with the oracle beside it."""
+
+    name: str
+    policy: str
+    vcpus: int
+    options: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its name in the file of results."""
+        return f"{self.name}, {self.vcpus} vCPUs"
+
+
+JUDGED = (
+    Judged("`harvest`", OURS, 1),
+    Judged("`harvest`", OURS, 2),
+    Judged("`harvest`", OURS, 4),
+    Judged("`path`", "arm=creation-finished,flush=path", 2),
+    Judged("`path`", "arm=creation-finished,flush=path", 4),
+    Judged("`leaf` (Xen's)", XEN, 2),
+    Judged("`leaf` (Xen's)", XEN, 4),
+    Judged("`harvest`, no TLB invalidation", OURS, 2, ("no-tlbi",)),
+)
+
+
 class Case(NamedTuple):
     """One boot: arguments of ``p2mfast.experiment.metal.run``."""
 
@@ -74,9 +104,7 @@ def bring_up() -> Iterator[Case]:
 def verdicts() -> Iterator[Case]:
     """Linux's own word, on a machine of half the speed: an instruction is 2 ns."""
     for policy in (NEVER, XEN, OURS):
-        yield Case(
-            "linux-armhf", policy, "4G", 0, vcpus=2, bring_up=True, nanoseconds=2
-        )
+        yield Case("linux-armhf", policy, "4G", 0, vcpus=2, bring_up=True, nanoseconds=2)
 
 
 def all_cases() -> list[Case]:

@@ -20,15 +20,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cases import Case, all_cases
-from tables import Results, filled
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]  # for `tracking`, `recording`
 
-from p2mfast.experiment import metal
-from p2mfast.experiment.cost import CostModel
+from p2mfast.experiment import metal  # noqa: E402
+from p2mfast.experiment.cost import CostModel  # noqa: E402
+from tracking.cases import GUESTS, JUDGED, Case, all_cases  # noqa: E402
+from tracking.recorded import judge, predict  # noqa: E402
+from tracking.tables import Results, filled  # noqa: E402
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results.json.gz"
-DOCUMENT = HERE.parents[1] / "docs" / "what-tracking-costs.md"
+RESULTS = ROOT / "benchmarks" / "tracking" / "results.json.gz"
+DOCUMENT = ROOT / "docs" / "what-tracking-costs.md"
 
 
 def load() -> Results:
@@ -56,8 +58,16 @@ def boot(case: Case, guests: Path | None) -> dict[str, Any]:
 def boot_all(results: Results, guests: Path | None, jobs: int) -> None:
     """What is missing. Instructions are counted, so that boots beside each other do no harm."""
     missing = [case for case in all_cases() if case.key not in results]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(jobs) as pool:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with (
+        Progress(*columns, console=Console(stderr=True)) as progress,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
         task = progress.add_task("booting", total=len(missing))
 
         def one(case: Case) -> tuple[Case, dict[str, Any]]:
@@ -67,6 +77,22 @@ def boot_all(results: Results, guests: Path | None, jobs: int) -> None:
             results[case.key] = run
             save(results)
             progress.advance(task)
+
+
+def record_all(results: Results, guests: Path | None) -> None:
+    """What is missing of the boots with the recorder, one at a time."""
+    predicted = results.setdefault("predicted", {})
+    judged = results.setdefault("judged", {})
+    for guest in GUESTS:
+        if guest not in predicted:
+            print(f"recording {guest}", file=sys.stderr)
+            predicted[guest] = predict(guest, guests)
+            save(results)
+    for case in JUDGED:
+        if case.key not in judged:
+            print(f"judging {case.key}", file=sys.stderr)
+            judged[case.key] = judge(case, guests)
+            save(results)
 
 
 def main() -> int:
@@ -79,6 +105,7 @@ def main() -> int:
     results = load()
     if not arguments.tables:
         boot_all(results, arguments.guests, arguments.jobs)
+        record_all(results, arguments.guests)
     DOCUMENT.write_text(filled(DOCUMENT.read_text(), results))
     return 0
 

@@ -6,9 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cases import (
+from p2mfast.experiment.cost import CostModel
+from tracking.cases import (
+    AROUND,
     FAULT_AROUND,
     GUESTS,
+    JUDGED,
     MEMORIES,
     NEVER,
     ORDERS,
@@ -16,12 +19,9 @@ from cases import (
     POLICIES,
     XEN,
     Case,
-    AROUND,
     bring_up,
     verdicts,
 )
-
-from p2mfast.experiment.cost import CostModel
 
 Results = dict[str, dict[str, Any]]
 """By a case's key: one of the JSON's runs, and ``first_lines`` of the console."""
@@ -190,14 +190,17 @@ def predicted(results: Results) -> str:
         return f"{model / measured - 1:+.1%}" if measured else "-"
 
     def rows() -> Iterable[Sequence[str]]:
-        for case, prediction in results["predictions"].items():
+        predictions = (p for guest in GUESTS for p in results["predicted"][guest].items())
+        for case, prediction in predictions:
             run = results[case]
-            measured = run["measured"]
             flushed = sum(f["instructions"] for f in run["flushes"])
-            model = sum(cost.flush_ms(p, run["policy"]["arm"] != "never") for p in prediction["pages"])
+            model = sum(
+                cost.flush_ms(p, run["policy"]["arm"] != "never") for p in prediction["pages"]
+            )
             yield (
                 GUESTS[run["trace"]],
                 POLICIES[prediction["policy"]],
+                ORDERS[prediction["page_order"]],
                 f"{sum(prediction['pages']):,}",
                 f"{run['pages_cleaned']:,}",
                 error(sum(prediction["pages"]), run["pages_cleaned"]),
@@ -213,6 +216,7 @@ def predicted(results: Results) -> str:
         (
             "guest",
             "policy",
+            "mapped",
             "pages, replay",
             "measured",
             "error",
@@ -224,7 +228,7 @@ def predicted(results: Results) -> str:
             "error",
         ),
         rows(),
-        left=2,
+        left=3,
     )
 
 
@@ -232,18 +236,15 @@ def losses(results: Results) -> str:
     """What the oracle found, by policy and vCPUs."""
 
     def rows() -> Iterable[Sequence[str]]:
-        for found in results["oracle"].values():
-            yield (
-                POLICIES.get(found["policy"], found["policy"]),
-                f"{found['vcpus']}",
-                f"{found['flushes']}",
-                f"{found['pages']:,}",
-                f"{found['written']:,}",
-                f"{found['missed']:,}",
-            )
+        for case in JUDGED:
+            totals = results["judged"][case.key]["totals"]
+            names = ("flushes", "pages", "touched", "written", "missed", "ambiguous")
+            yield (case.name, f"{case.vcpus}", *(f"{totals[name]:,}" for name in names))
 
     return markdown(
-        ("policy", "vCPUs", "flushes", "pages cleaned", "pages written", "missed"), rows(), left=1
+        ("flush", "vCPUs", "flushes", "pages cleaned", "touched", "written", "missed", "unclear"),
+        rows(),
+        left=1,
     )
 
 
@@ -269,6 +270,4 @@ def filled(document: str, results: Results) -> str:
     def table(match: re.Match[str]) -> str:
         return f"{match[1]}\n{TABLES[match[2]](results)}\n{match[3]}"
 
-    return re.sub(
-        r"(<!-- table: (.*?) -->).*?(<!-- end -->)", table, document, flags=re.DOTALL
-    )
+    return re.sub(r"(<!-- table: (.*?) -->).*?(<!-- end -->)", table, document, flags=re.DOTALL)

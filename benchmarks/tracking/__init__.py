@@ -1,0 +1,1 @@
+"""What tracking costs, measured: boots of guests under the monitor at EL2."""
