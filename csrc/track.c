@@ -56,31 +56,40 @@ struct way {
     int armed;       /* the first level whose bit 0 is clear; behind the leaf: none is */
 };
 
-/* False: nothing is mapped there, or the tree is corrupt. */
+/* False: nothing is mapped there, or the tree is corrupt. What it needs of the P2M is copied, so
+ * that stores to `way` do not make the compiler read it again at each level. */
 static bool find_way(const struct p2mfast *p2m, uint64_t gfn, struct way *way)
 {
     const struct geometry *geometry = &p2m->geometry;
+    const uint64_t index_mask = geometry->index_mask, type_mask = geometry->type_mask;
+    const uint64_t address_mask = geometry->address_mask;
+    const uint64_t base_mfn = p2m->platform.base_mfn, frames = p2m->platform.frames;
+    uint64_t *const memory = p2m->platform.memory;
     uint64_t *table = p2m->root;
+    uint64_t mask = geometry->root_mask;
+    int armed = LEAF_LEVEL + 1;
 
-    way->armed = LEAF_LEVEL + 1;
     for (int level = geometry->root_level;; level++) {
-        uint64_t *word = table + level_index(geometry, level, gfn);
+        uint64_t *word = table + (gfn >> level_order(geometry, level) & mask);
         uint64_t pte = pte_read(word);
+        uint64_t frame = ((pte & address_mask) >> PAGE_SHIFT) - base_mfn;
 
-        if (!pte_is_present(geometry, pte))
+        if (!(pte & type_mask))
             return false;
         way->words[level - MIN_LEVEL] = word;
         way->ptes[level - MIN_LEVEL] = pte;
-        if (!pte_is_valid(pte) && level < way->armed)
-            way->armed = level;
+        if (!pte_is_valid(pte) && level < armed)
+            armed = level;
         if (!pte_is_table(pte, level)) {
             way->table = table;
             way->leaf = level;
+            way->armed = armed;
             return true;
         }
-        table = p2m_next_table(p2m, pte);
-        if (!table)
+        if (frame >= frames)
             return false;
+        table = memory + frame * TABLE_WORDS;
+        mask = index_mask;
     }
 }
 
@@ -252,10 +261,17 @@ int p2mfast_resolve_translation_faults(p2mfast_t *p2m, const uint64_t *gfns, siz
 
 int p2mfast_resolve_translation_fault(p2mfast_t *p2m, uint64_t gfn, unsigned depth, unsigned order)
 {
-    uint8_t resolved = 0;
-    int error = p2mfast_resolve_translation_faults(p2m, &gfn, 1, depth, order, &resolved);
+    int error = check_resolve(depth, order);
+    bool resolved;
 
-    return error ? error : resolved;
+    if (!error && gfn >= p2m->geometry.gfn_limit)
+        error = P2MFAST_ERROR_RANGE;
+    if (error)
+        return error;
+    p2m_lock(p2m);
+    resolved = resolve(p2m, gfn, depth, order);
+    p2m_unlock(p2m);
+    return resolved;
 }
 
 /* ---- A guest's accesses ---- */

@@ -39,7 +39,7 @@ def test_replay_of_chosen_traces_policies_and_page_order(
     printed = capsys.readouterr().out
     assert "arm=map,fault_around=4" in printed
     document = json.loads(out.read_text())
-    assert document["cost_model"] == {"page_clean_ns": 1000.0, "trap_ns": 160.0, "arm_ns": 0.0}
+    assert document["cost_model"] == {"page_clean_ns": 1000.0, "trap_ns": 390.0, "arm_ns": 0.0}
     runs = document["runs"]
     assert len(runs) == 4
     assert {run["page_order"] for run in runs} == {18}

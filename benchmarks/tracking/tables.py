@@ -193,6 +193,8 @@ def predicted(results: Results) -> str:
         predictions = (p for guest in GUESTS for p in results["predicted"][guest].items())
         for case, prediction in predictions:
             run = results[case]
+            if not run["traps"] and not run["flushes"]:
+                continue  # nothing is asked, nothing is done
             flushed = sum(f["instructions"] for f in run["flushes"])
             model = sum(
                 cost.flush_ms(p, run["policy"]["arm"] != "never") for p in prediction["pages"]

@@ -15,18 +15,19 @@ LINUX_BRINGUP_LIMIT_MS = 1000.0
 class CostModel:
     """Times in nanoseconds.
 
-    The defaults are instruction counts of a small EL2 monitor that booted Debian's 32-bit Linux 6.1
-    under QEMU 7.2 (``-icount``, cortex-a57), taken at 1 ns an instruction: cleaning a page by
-    address took 332, a stage-2 fault with its world switch 160, arming with its TLB invalidation
-    5,100. QEMU has no caches: on hardware, writing back 64 dirty lines of a page is bound by
+    The defaults are instruction counts of the monitor at EL2 (``examples/el2_monitor``) with
+    Debian's 32-bit Linux 6.1 in 4 KiB pages under QEMU 7.2, taken at 1 ns an instruction: cleaning
+    a page by address took 257, a stage-2 fault from the vector to the return 390, arming with its
+    TLB invalidation 5,250. What a flush takes to find its pages is not modelled;
+    ``docs/what-tracking-costs.md`` has the error. QEMU has no caches: on hardware, writing back 64 dirty lines of a page is bound by
     memory and slower, and a trap depends on the core and the hypervisor (measured on Armv8 servers
     by Dall et al., "ARM Virtualization: Performance and Architectural Implications", ISCA 2016). So
     ratios mean more than times.
     """
 
-    page_clean_ns: float = 332.0
-    trap_ns: float = 160.0
-    arm_ns: float = 5100.0
+    page_clean_ns: float = 257.0
+    trap_ns: float = 390.0
+    arm_ns: float = 5250.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
