@@ -10,7 +10,9 @@
 #include "p2m.h"
 
 #define X_ZERO 31
-#define NO_SUCH_CALL ((uint64_t) - 1) /* Arm DEN 0028 */
+#define PAR_FAILED 1
+#define PAR_PA (((uint64_t)1 << 52) - ((uint64_t)1 << PAGE_SHIFT))
+#define NO_SUCH_CALL ((uint64_t)-1) /* Arm DEN 0028 */
 
 /* ---- Exceptions for the guest ---- */
 
@@ -57,6 +59,23 @@ static void inject_undefined(struct vcpu *vcpu, struct frame *frame)
 
 /* ---- Aborts ---- */
 
+/* HPFAR_EL2 says nothing of a permission fault, unless it was on a walk of stage 1 (D19.2,
+ * HPFAR_EL2). Then stage 1 is asked again where the access led; false if it does not say any more,
+ * by its tables' change or since they were armed: the guest shall try again. */
+static bool find_gpa(struct abort *abort)
+{
+    uint64_t of_guest = READ_REGISTER(par_el1), par;
+
+    if (abort->fault != P2MFAST_FAULT_PERMISSION || abort->stage1_walk)
+        return true;
+    __asm__ volatile("at s1e1r, %0" ::"r"(abort->far) : "memory");
+    isb();
+    par = READ_REGISTER(par_el1);
+    WRITE_REGISTER(par_el1, of_guest);
+    abort->gpa = (par & PAR_PA) | (abort->far & (((uint64_t)1 << PAGE_SHIFT) - 1));
+    return !(par & PAR_FAILED);
+}
+
 /* A translation fault is resolved at once: the engine notices by itself if another vCPU has done so
  * meanwhile. Only for other faults are the tables asked. */
 static enum p2mfast_fault fault_by_now(const struct abort *abort)
@@ -82,8 +101,11 @@ static void handle_abort(struct vcpu *vcpu, struct frame *frame, uint64_t esr)
 {
     struct abort abort = decode_abort(esr, READ_REGISTER(far_el2), READ_REGISTER(hpfar_el2),
                                       parameters()->guest_bits);
-    enum abort_action action = rules_abort(&abort, fault_by_now(&abort));
+    enum abort_action action;
 
+    if (!find_gpa(&abort))
+        return;
+    action = rules_abort(&abort, fault_by_now(&abort));
     if (action == ABORT_RETRY)
         return;
     if (action == ABORT_RESOLVE && resolve(&abort)) {
