@@ -5,6 +5,8 @@
  */
 #include "frame.h"
 
+#define HCR_RW (1 << 31)
+
     .section .text.boot, "ax"
 
 /* vCPU 0, at EL2 with the MMU off, as QEMU's loader starts it. */
@@ -18,6 +20,24 @@ _start:
     b       1b
 2:  mov     x0, #0
     bl      set_stack
+    bl      mmu_fill_table
+
+    /* All of this was stored past the caches. Lines that they may still have of it are older, and
+     * must not come to light when they are on. */
+    mrs     x1, ctr_el0
+    ubfx    x1, x1, #16, #4 /* CTR_EL0.DminLine: the smallest line, log2 of words */
+    mov     x2, #4
+    lsl     x2, x2, x1
+    sub     x3, x2, #1
+    ldr     x0, =__bss_start
+    bic     x0, x0, x3
+    ldr     x1, =__bss_end
+3:  dc      ivac, x0
+    add     x0, x0, x2
+    cmp     x0, x1
+    b.lo    3b
+    dsb     sy
+    bl      mmu_enable
     b       monitor_start
 
 /* The others, started by the firmware's CPU_ON, at EL2 with the MMU off; x0: the context that was
@@ -25,7 +45,33 @@ _start:
     .global secondary_start
 secondary_start:
     bl      set_stack
+    bl      mmu_enable
     b       monitor_start_secondary
+
+/*
+ * EL2's translation and caches, as mmu.c says; x0 stays. Of a core that others run beside, this has
+ * to come before the first use of the stack: what is stored there past the caches might be hidden
+ * afterwards by a line that another core's speculation has fetched. HCR_EL2 is first, since E2H,
+ * which may be anything at reset, decides what the other registers mean.
+ */
+mmu_enable:
+    mov     x1, #HCR_RW
+    msr     hcr_el2, x1
+    isb
+    ldr     x1, =mmu_registers
+    ldp     x2, x3, [x1]
+    msr     mair_el2, x2
+    msr     tcr_el2, x3
+    ldp     x2, x3, [x1, #16]
+    msr     ttbr0_el2, x2
+    isb
+    tlbi    alle2
+    ic      iallu
+    dsb     sy
+    isb
+    msr     sctlr_el2, x3
+    isb
+    ret
 
 /* x0: the vCPU's number. Stacks lie one after the other and grow down. */
 set_stack:

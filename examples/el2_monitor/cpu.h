@@ -36,6 +36,28 @@ static inline void wait_for_maintenance(void)
     __asm__ volatile("dsb ish" ::: "memory");
 }
 
+#define CTR_DMINLINE_SHIFT 16
+#define CTR_DMINLINE_MASK 0xf
+
+/* Of the smallest line of all data caches. */
+static inline uint64_t line_bytes(void)
+{
+    return 4 << (READ_REGISTER(ctr_el0) >> CTR_DMINLINE_SHIFT & CTR_DMINLINE_MASK);
+}
+
+/* To the point of coherency, and invalidated; behind wait_for_maintenance() it is done. */
+static inline void clean_lines(uint64_t address, uint64_t end, uint64_t line)
+{
+    for (address &= ~(line - 1); address < end; address += line)
+        __asm__ volatile("dc civac, %0" ::"r"(address) : "memory");
+}
+
+/* For the guest: its interrupts are not taken at EL2, and end this all the same. */
+static inline void wait_for_interrupt(void)
+{
+    __asm__ volatile("dsb sy; wfi" ::: "memory");
+}
+
 static inline uint64_t ticks(void)
 {
     isb(); /* else the counter may be read early */

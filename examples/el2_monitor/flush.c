@@ -13,8 +13,6 @@
 #include "monitor.h"
 #include "p2m.h"
 
-#define CTR_DMINLINE_SHIFT 16
-#define CTR_DMINLINE_MASK 0xf
 #define WORK_PAGE 10    /* Xen's units of work for a page cleaned */
 #define SPARE_RUNS 1024 /* where the log has no room */
 
@@ -26,15 +24,6 @@ struct flushing {
     struct flush_record *record;
     uint64_t line; /* bytes */
 };
-
-static void clean_pages(uint64_t mfn, uint64_t nr, uint64_t line)
-{
-    uint64_t address = mfn << PAGE_SHIFT;
-    uint64_t end = (mfn + nr) << PAGE_SHIFT;
-
-    for (; address < end; address += line)
-        __asm__ volatile("dc civac, %0" ::"r"(address) : "memory");
-}
 
 /* Where a hypervisor would see to what waits. Interrupts are the guest's here, and none of its vCPU
  * can run before its memory is clean: all there is to do is to count. */
@@ -50,7 +39,8 @@ static void clean_run(struct flushing *flush, const p2mfast_run_t *run)
     for (uint64_t done = 0; done < run->nr;) {
         uint64_t nr = min_u64(budget, run->nr - done);
 
-        clean_pages(run->mfn + done, nr, flush->line);
+        clean_lines((run->mfn + done) << PAGE_SHIFT, (run->mfn + done + nr) << PAGE_SHIFT,
+                    flush->line);
         done += nr;
         flush->record->interrupted += should_yield();
     }
@@ -148,11 +138,6 @@ static void clean_then_arm(struct flushing *flush)
         flush->record->collect_cycles += cycles() - began;
     }
     MARK(MARK_COLLECTED);
-}
-
-static uint64_t line_bytes(void)
-{
-    return 4 << (READ_REGISTER(ctr_el0) >> CTR_DMINLINE_SHIFT & CTR_DMINLINE_MASK);
 }
 
 static void begin(struct flush_record *record, const struct vcpu *vcpu)

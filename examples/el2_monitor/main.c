@@ -108,8 +108,11 @@ static void set_up_el2(const struct vcpu *vcpu)
     WRITE_REGISTER(cntvoff_el2, 0);
     WRITE_REGISTER(vpidr_el2, READ_REGISTER(midr_el1));
     WRITE_REGISTER(vmpidr_el2, READ_REGISTER(mpidr_el1));
-    if (READ_REGISTER(id_aa64pfr0_el1) >> PFR0_GIC_SHIFT & 0xf)
-        WRITE_REGISTER(s3_4_c12_c9_5, ICC_SRE_ALL);
+    if (READ_REGISTER(id_aa64pfr0_el1) >> PFR0_GIC_SHIFT & 0xf) {
+        WRITE_REGISTER(s3_4_c12_c9_5, ICC_SRE_ALL); /* ICC_SRE_EL2 */
+        isb();
+        WRITE_REGISTER(s3_4_c12_c11_0, 0); /* ICH_HCR_EL2: none of the guest's accesses trap */
+    }
     WRITE_REGISTER(mdcr_el2, READ_REGISTER(pmcr_el0) >> PMCR_N_SHIFT & PMCR_N_MASK);
     WRITE_REGISTER(tpidr_el2, vcpu);
     stage2_enter();
@@ -133,9 +136,12 @@ static _Noreturn void start_guest(struct vcpu *vcpu, struct frame *frame, uint64
     enter_guest(frame);
 }
 
+/* The guest looks at it with its caches off, at first. */
 static void copy(const struct parameters *told)
 {
     __builtin_memcpy((void *)told->copy_to, (const void *)told->copy_from, told->copy_bytes);
+    clean_lines(told->copy_to, told->copy_to + told->copy_bytes, line_bytes());
+    wait_for_maintenance();
 }
 
 _Noreturn void monitor_start(void)
@@ -143,7 +149,6 @@ _Noreturn void monitor_start(void)
     const struct parameters *told = parameters();
     struct frame frame = {0};
 
-    mmu_enable();
     if (told->magic != PARAMETERS_MAGIC || told->version != INTERFACE_VERSION)
         monitor_panic(0, told->magic, told->version);
     for (unsigned i = 0; i < MAX_VCPUS; i++) {
@@ -164,11 +169,16 @@ _Noreturn void monitor_start_secondary(unsigned index)
 {
     struct vcpu *vcpu = &vcpus[index];
     struct frame frame = {0};
+    uint64_t entry;
 
-    mmu_enable();
     count_cycles();
+    entry = vcpu->entry;
     frame.x[0] = vcpu->context;
-    start_guest(vcpu, &frame, vcpu->entry);
+    vcpu->report->on_ticks = vcpu->on_ticks;
+    vcpu->report->on_cycles = vcpu->on_cycles;
+    vcpu->report->caches_on_ticks = vcpu->report->caches_on_cycles = 0;
+    __atomic_store_n(&vcpu->starting, false, __ATOMIC_RELEASE);
+    start_guest(vcpu, &frame, entry);
 }
 
 _Noreturn void monitor_panic(uint64_t esr, uint64_t elr, uint64_t far)

@@ -7,7 +7,6 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "cpu.h"
 #include "monitor.h"
 
 #define ENTRIES 512
@@ -35,7 +34,15 @@
 
 static _Alignas(4096) uint64_t table[ENTRIES];
 
-static void fill_table(void)
+/* boot.S reads them in this order. */
+const uint64_t mmu_registers[] = {
+    MAIR_NORMAL_WRITE_BACK | MAIR_DEVICE_NGNRE,              /* MAIR_EL2 */
+    TCR_T0SZ | TCR_WALKS_CACHED | TCR_PS_40_BITS | TCR_RES1, /* TCR_EL2 */
+    (uint64_t)table,                                         /* TTBR0_EL2 */
+    SCTLR_RES1 | SCTLR_M | SCTLR_C | SCTLR_I,                /* SCTLR_EL2 */
+};
+
+void mmu_fill_table(void)
 {
     uint64_t ram_end = RAM_BASE + parameters()->memory;
 
@@ -47,17 +54,4 @@ static void fill_table(void)
 
         table[i] = address | kind | BLOCK_ACCESSED | BLOCK_VALID;
     }
-}
-
-void mmu_enable(void)
-{
-    /* vCPU 0 comes first, and alone; the others find the table as it is. */
-    if (!table[0])
-        fill_table();
-    WRITE_REGISTER(mair_el2, MAIR_NORMAL_WRITE_BACK | MAIR_DEVICE_NGNRE);
-    WRITE_REGISTER(tcr_el2, TCR_T0SZ | TCR_WALKS_CACHED | TCR_PS_40_BITS | TCR_RES1);
-    WRITE_REGISTER(ttbr0_el2, table);
-    __asm__ volatile("dsb sy; tlbi alle2; dsb sy; isb" ::: "memory");
-    WRITE_REGISTER(sctlr_el2, SCTLR_RES1 | SCTLR_M | SCTLR_C | SCTLR_I);
-    isb();
 }

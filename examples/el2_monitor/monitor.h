@@ -35,9 +35,13 @@ struct vcpu {
     struct rules_vcpu rules;
     struct vcpu_report *report;
     bool came_up; /* it has turned its caches on in this trap, the first time since its start */
-    /* How the next CPU_ON is to enter the guest. */
+    /* How the next CPU_ON is to enter the guest, and when it was called. `starting` until the vCPU
+     * has read it. */
     uint64_t entry;
     uint64_t context;
+    uint64_t on_ticks;
+    uint64_t on_cycles;
+    bool starting;
 };
 
 /* main.c */
@@ -52,7 +56,9 @@ _Noreturn void monitor_start_secondary(unsigned index);
 _Noreturn void monitor_panic(uint64_t esr, uint64_t elr, uint64_t far);
 
 /* mmu.c */
-void mmu_enable(void);
+/* For boot.S, which turns the MMU on. */
+extern const uint64_t mmu_registers[];
+void mmu_fill_table(void);
 
 /* stage2.c */
 struct p2mfast *stage2(void);
