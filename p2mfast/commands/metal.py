@@ -124,6 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
     for option, path in (("--json", arguments.json), ("--console", arguments.console)):
         if path and not path.parent.is_dir():
             raise FileNotFoundError(f"{option} {path}: there is no directory {path.parent}")
+        if path and path.is_dir():
+            raise IsADirectoryError(f"{option} {path}: is a directory")
     with _terminable():
         runs, failures = _boot_all(arguments, _guest(arguments), boots)
     if runs:
