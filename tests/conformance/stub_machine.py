@@ -98,7 +98,9 @@ def run(directory: Path, monitor: Path, stub: Path, **parameters: Any) -> Outcom
             ["qemu-system-aarch64", "-nodefaults", "-display", "none", "-serial", "none",
              "-no-reboot", "-M", "virt,virtualization=on,gic-version=2,memory-backend=ram",
              "-object", f"memory-backend-file,id=ram,size={MEMORY},mem-path={path},share=on",
-             "-cpu", "cortex-a57", "-m", f"{MEMORY >> 20}M", "-icount", "shift=0,sleep=off",
+             "-cpu", "cortex-a57", "-smp", str(values["vcpus"]), "-m", f"{MEMORY >> 20}M",
+             # Several run at the same time instead.
+             *(("-icount", "shift=0,sleep=off") if values["vcpus"] == 1 else ()),
              "-device", f"loader,file={monitor},cpu-num=0",
              *(word for loaded, address in loads.items() for word in
                ("-device", f"loader,file={loaded},addr={address:#x},force-raw=on"))],

@@ -23,6 +23,7 @@ BEYOND = 1 << 40  # IPAs end here
 VALID_TABLE = 3
 
 SUCCESS, NOT_SUPPORTED, INVALID_PARAMETERS, ALREADY_ON = 0, -1, -2, -4
+ON_PENDING = -5
 VERSION_1_1 = 0x1_0001
 PSCI_32, PSCI_64 = 0x8400_0000, 0xC400_0000
 SUSPEND, ON, AFFINITY, DEFAULT_SUSPEND, FEATURES, SYSTEM_SUSPEND = 1, 3, 4, 12, 10, 14
@@ -44,11 +45,18 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("monitor")
 
 
+def assemble(build: Path, name: str) -> Path:
+    """The flat binary of a guest of ours."""
+    built, binary = build / f"{name}.o", build / f"{name}.bin"
+    source = HERE / f"{name}.S"
+    subprocess.run(["aarch64-linux-gnu-gcc", "-c", source, "-o", built], check=True)
+    subprocess.run(["aarch64-linux-gnu-objcopy", "-O", "binary", built, binary], check=True)
+    return binary
+
+
 def ask(build: Path, things: Sequence[tuple[int, ...]]) -> list[Answer]:
     """What comes of each: a kind and up to four values."""
-    built, binary = build / "strange.o", build / "strange.bin"
-    subprocess.run(["aarch64-linux-gnu-gcc", "-c", HERE / "strange.S", "-o", built], check=True)
-    subprocess.run(["aarch64-linux-gnu-objcopy", "-O", "binary", built, binary], check=True)
+    binary = assemble(build, "strange")
     values = np.zeros((len(things), 5), "<u8")
     for row, thing in zip(values, things, strict=True):
         row[: len(thing)] = thing
@@ -113,3 +121,21 @@ def test_walks(build: Path) -> None:
         (answer,) = ask(build, [(WALK, place | VALID_TABLE)])
         assert answer.esr >> 26 == DATA_ABORT >> 26
         assert answer.far == VIRTUAL
+
+
+def test_a_vcpu_turned_on_twice_at_once(build: Path) -> None:
+    """The second one is refused, and changes nothing of the first one."""
+    times, first = 20, 0x1111
+    outcome = run(
+        build,
+        build_monitor(build),
+        assemble(build, "twice"),
+        guest_bits=64,
+        vcpus=2,
+        registers=(DATA, times, 0, 0),
+    )
+    assert outcome.state == "powered-off"
+    said = outcome.bytes(DATA, 24 * times).view("<i8").reshape(-1, 3)
+    assert set(said[:, 1].tolist()) <= {ON_PENDING, ALREADY_ON}
+    assert (said[:, [0, 2]] == (SUCCESS, first)).all()
+    assert outcome.report["vcpu"]["starts"].tolist()[:2] == [1, times]
