@@ -48,7 +48,9 @@ class Apt:
         """Fetch the package lists."""
         progress(f"fetching Debian's package lists for {self.arch}")
         try:
-            _run(["apt-get", *self._options, "-q", "update"])
+            # By itself apt takes no source that it cannot reach for an error, and nobody would know
+            # why there are no packages.
+            _run(["apt-get", *self._options, "-oAPT::Update::Error-Mode=any", "-q", "update"])
         except ToolError as error:
             # One source out of step, or without this architecture, need not be one of ours.
             progress(f"warning: {error}; going on with the lists that are there")
