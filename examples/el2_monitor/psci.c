@@ -26,9 +26,9 @@
 #define PSCI_FEATURES 0x8400000a
 
 #define SUCCESS 0
-#define NOT_SUPPORTED ((uint64_t)-1)
-#define INVALID_PARAMETERS ((uint64_t)-2)
-#define ON_PENDING ((uint64_t)-5)
+#define NOT_SUPPORTED (-(uint64_t)1)
+#define INVALID_PARAMETERS (-(uint64_t)2)
+#define ON_PENDING (-(uint64_t)5)
 
 #define AFFINITY_MASK 0xff00ffffff
 #define ARGUMENTS 4

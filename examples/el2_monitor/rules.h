@@ -59,7 +59,8 @@ enum injection {
     INJECT_UNDEFINED,
     INJECT_DATA_ABORT,
     INJECT_PREFETCH_ABORT,
-    INJECT_SERROR, /* by HCR_EL2.VSE: the guest takes it when it unmasks it; not by inject.h */
+    INJECT_SERROR, /* not by inject.h; of a walk of stage 2's own tables, it is the monitor's fault
+                    */
 };
 
 enum injection rules_injection(const struct abort *abort);

@@ -110,7 +110,9 @@ struct abort {
 };
 
 /* ESR_EL2 of class CLASS_FETCH_LOWER or CLASS_DATA_LOWER, FAR_EL2 and HPFAR_EL2; the guest's EL1 is
- * of so many bits: an AArch32 guest has no address beyond 32. */
+ * of so many bits: an AArch32 guest has no address beyond 32. `gpa` is out of HPFAR_EL2, which a
+ * core need not fill in for a permission fault outside of stage 1's walks (D19.2, HPFAR_EL2): of
+ * those the caller has to find it. */
 struct abort decode_abort(uint64_t esr, uint64_t far, uint64_t hpfar, unsigned bits);
 
 #endif

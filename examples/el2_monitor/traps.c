@@ -12,7 +12,7 @@
 #define X_ZERO 31
 #define PAR_FAILED 1
 #define PAR_PA (((uint64_t)1 << 52) - ((uint64_t)1 << PAGE_SHIFT))
-#define NO_SUCH_CALL ((uint64_t)-1) /* Arm DEN 0028 */
+#define NO_SUCH_CALL (-(uint64_t)1) /* Arm DEN 0028 */
 
 /* ---- Exceptions for the guest ---- */
 

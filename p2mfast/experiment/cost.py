@@ -19,10 +19,10 @@ class CostModel:
     Debian's 32-bit Linux 6.1 in 4 KiB pages under QEMU 7.2, taken at 1 ns an instruction: cleaning
     a page by address took 257, a stage-2 fault from the vector to the return 390, arming with its
     TLB invalidation 5,250. What a flush takes to find its pages is not modelled;
-    ``docs/what-tracking-costs.md`` has the error. QEMU has no caches: on hardware, writing back 64 dirty lines of a page is bound by
-    memory and slower, and a trap depends on the core and the hypervisor (measured on Armv8 servers
-    by Dall et al., "ARM Virtualization: Performance and Architectural Implications", ISCA 2016). So
-    ratios mean more than times.
+    ``docs/what-tracking-costs.md`` has the error. QEMU has no caches: on hardware, writing back 64
+    dirty lines of a page is bound by memory and slower, and a trap depends on the core and the
+    hypervisor (measured on Armv8 servers by Dall et al., "ARM Virtualization: Performance and
+    Architectural Implications", ISCA 2016). So ratios mean more than times.
     """
 
     page_clean_ns: float = 257.0

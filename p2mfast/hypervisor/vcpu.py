@@ -145,7 +145,8 @@ class VCpu:
 
     def abort(self, esr: int, far: int, hpfar: int) -> AbortResult:
         """A stage-2 abort, as a simulator with its own MMU reports it: ESR_EL2 (EC 0x20 or 0x24),
-        FAR_EL2 and HPFAR_EL2, or HSR, HxFAR and HPFAR.
+        FAR_EL2 and HPFAR_EL2, or HSR, HxFAR and HPFAR. ``hpfar`` has to be right for permission
+        faults as well, of which a core need not tell it (D19.2, HPFAR_EL2).
 
         A translation fault of an armed page is resolved by the domain's policy, one in an MMIO
         region emulated; a permission fault is told to a mem_access listener; what is left is

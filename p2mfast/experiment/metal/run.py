@@ -255,7 +255,9 @@ class _Boot:
             if any(word in line for word in PANICS):
                 raise MetalError(f"the guest has panicked: {line.strip()}", text)
         if status is None:
-            raise MetalError(f"the guest was not done in {timeout:g} s ({state})", text)
+            injected = int(self._memory.report["vcpu"]["injected"].sum())
+            words = f"{state}, {injected} exceptions injected" if injected else state
+            raise MetalError(f"the guest was not done in {timeout:g} s ({words})", text)
         if state != "powered-off":
             said = (self._work / "qemu.log").read_text(errors="replace").strip()
             raise MetalError(
