@@ -49,17 +49,11 @@ class FlushEvent:
         }
 
 
-@dataclass(frozen=True)
-class Run:
-    """What one policy did to one recorded guest."""
+class FlushSums:
+    """What the flushes of a run come to."""
 
-    trace: GuestTrace
-    policy: Policy
-    page_order: int
-    cost: CostModel
-    flushes: tuple[FlushEvent, ...]
-    traps: int
-    wall_s: float
+    flushes: tuple[Any, ...]
+    """Each with ``cause`` and ``pages``."""
 
     @property
     def set_way_flushes(self) -> int:
@@ -75,6 +69,19 @@ class Run:
     def worst_flush_pages(self) -> int:
         """Pages cleaned by the worst flush."""
         return max((flush.pages for flush in self.flushes), default=0)
+
+
+@dataclass(frozen=True)
+class Run(FlushSums):
+    """What one policy did to one recorded guest."""
+
+    trace: GuestTrace
+    policy: Policy
+    page_order: int
+    cost: CostModel
+    flushes: tuple[FlushEvent, ...]
+    traps: int
+    wall_s: float
 
     @property
     def modelled_worst_ms(self) -> float:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from p2mfast.experiment.cost import CostModel
 from p2mfast.experiment.metal.interface import Interface
 from p2mfast.experiment.metal.machine import Setup
-from p2mfast.experiment.replay import JSON_VERSION
+from p2mfast.experiment.replay import JSON_VERSION, FlushSums
 from p2mfast.units import PAGE_SIZE
 
 Records = npt.NDArray[np.void]
@@ -73,7 +73,7 @@ class MetalCpu:
 
 
 @dataclass(frozen=True)
-class MetalRun:
+class MetalRun(FlushSums):
     """What one policy did to one guest, measured with real traps."""
 
     setup: Setup
@@ -103,21 +103,6 @@ class MetalRun:
     def armed(self) -> bool:
         """Whether the policy tracks this guest."""
         return self.setup.policy.arms_at(self.setup.guest.bits) != "never"
-
-    @property
-    def set_way_flushes(self) -> int:
-        """Flushes that a Set/Way batch caused; the others were caused by the caches' toggling."""
-        return sum(flush.cause == "set-way" for flush in self.flushes)
-
-    @property
-    def pages_cleaned(self) -> int:
-        """Pages cleaned by all flushes."""
-        return sum(flush.pages for flush in self.flushes)
-
-    @property
-    def worst_flush_pages(self) -> int:
-        """Pages cleaned by the worst flush."""
-        return max((flush.pages for flush in self.flushes), default=0)
 
     @property
     def worst_flush_instructions(self) -> int | None:
