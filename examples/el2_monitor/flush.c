@@ -18,7 +18,7 @@
 
 /* One flush at a time. Faults of other vCPUs do not wait for it: they need the engine's lock, which
  * is not held while pages are cleaned. */
-static struct lock flushing;
+static struct lock one_at_a_time;
 
 struct flushing {
     struct flush_record *record;
@@ -160,7 +160,7 @@ void flush(struct vcpu *vcpu)
 {
     struct flushing flush;
 
-    lock_take(&flushing);
+    lock_take(&one_at_a_time);
     flush = (struct flushing){report_flush(), line_bytes()};
     begin(flush.record, vcpu);
     MARK(MARK_FLUSH_BEGINS);
@@ -174,5 +174,5 @@ void flush(struct vcpu *vcpu)
     report()->interrupted += flush.record->interrupted;
     report()->flushes++;
     report_sums();
-    lock_give(&flushing);
+    lock_give(&one_at_a_time);
 }
