@@ -1,7 +1,7 @@
 """What tracking costs: boots each guest under each policy, by the monitor at EL2 under QEMU, and
 makes the tables of docs/what-tracking-costs.md anew.
 
-    python benchmarks/tracking/run.py             all, some 45 minutes on two cores
+    python benchmarks/tracking/run.py             all, some 15 minutes on two cores
     python benchmarks/tracking/run.py --tables    only the tables, from results.json.gz
 
 What is in results.json.gz is not booted again: remove it to begin anew.

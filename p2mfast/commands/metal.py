@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -111,16 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     boots = list(itertools.product(dict.fromkeys(policies), dict.fromkeys(orders)))
     # All that is wrong is told before the work, not after it.
     for policy, page_order in boots:
-        metal.check_boot(
-            policy,
-            arguments.vcpus,
-            arguments.memory,
-            page_order=page_order,
-            hotplug=arguments.hotplug,
-            bring_up=arguments.bring_up,
-            nanoseconds=arguments.nanoseconds,
-            timeout=arguments.timeout,
-        )
+        metal.check_boot(policy, page_order=page_order, **_machine(arguments))
     for option, path in (("--json", arguments.json), ("--console", arguments.console)):
         if path and not path.parent.is_dir():
             raise FileNotFoundError(f"{option} {path}: there is no directory {path.parent}")
@@ -153,6 +145,12 @@ def _terminable() -> Iterator[None]:
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _machine(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What all boots have in common."""
+    names = ("vcpus", "memory", "hotplug", "bring_up", "nanoseconds", "timeout")
+    return {name: getattr(arguments, name) for name in names}
 
 
 def _guest(arguments: argparse.Namespace) -> Guest:
@@ -199,15 +197,10 @@ def _boot_all(
                     metal.run(
                         guest,
                         policy,
-                        arguments.vcpus,
-                        arguments.memory,
                         page_order=page_order,
-                        hotplug=arguments.hotplug,
-                        bring_up=arguments.bring_up,
-                        nanoseconds=arguments.nanoseconds,
-                        timeout=arguments.timeout,
                         console=arguments.console,
                         on_progress=tell,
+                        **_machine(arguments),
                     )
                 )
             except metal.MetalError as error:

@@ -5,10 +5,12 @@
  *
  * What a flush has to clean is told by three moments of it:
  *
- *     begin       MARK_FLUSH_BEGINS: what was written before has to be among its pages
- *     invalidate  the TLB invalidation behind the arming has reached all cores: what is written
- * from here on has to be among the next flush's pages collected   MARK_COLLECTED: its pages are in
- * the log, and judged
+ * begin: MARK_FLUSH_BEGINS. What was written before has to be among its pages.
+ *
+ * invalidate: the TLB invalidation behind the arming has reached all cores. What is written from
+ * here on has to be among the next flush's pages.
+ *
+ * collected: MARK_COLLECTED. Its pages are in the log, and judged.
  *
  * What is written between the first two is among its pages or else among the next one's. A monitor
  * that cleans before it arms may have cleaned the page already: then it has to be the next one's. A
